@@ -1,0 +1,44 @@
+# `make help` lists the targets. Knobs: PYTHON (interpreter of the virtual environment), PYTEST_ARGS.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test check format bench screenshots clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## export five real tables from an embedded PostgreSQL through Dagster backfills
+	$(BIN)/python -m demo.run
+
+ui: $(STAMP) ## open the demo in Dagster's UI (http://127.0.0.1:3000)
+	$(BIN)/python -m demo.ui
+
+test: check ## lint, type-check and run every test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## rewrite the sources in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## print the benchmark report (minutes)
+	$(BIN)/python -m tests.benchmarks
+
+screenshots: $(STAMP) ## take the pictures of the docs from the demo (needs Chromium)
+	$(BIN)/python -m docs.screenshots
+
+clean: ## remove the virtual environment, the demo's data and caches
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

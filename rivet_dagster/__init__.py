@@ -1,0 +1,1 @@
+"""Exports of production database tables to Parquet as Dagster assets."""

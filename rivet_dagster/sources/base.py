@@ -1,0 +1,229 @@
+"""What every engine offers to the export: descriptions of tables, and sessions that walk keys and read pages.
+
+No module above this folder knows an engine's SQL; no module in it knows windows' commits, files or Dagster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KeyText = tuple[str, ...]
+"""One key value, a text a key column, as the server writes it and reads it back. Only the server compares keys."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        name: its name, as the catalog spells it.
+        native_type: the declared type with its modifiers, as the server prints it (`numeric(12,2)`).
+        nullable: whether the catalog allows NULL.
+        type_id: the engine's own number or name of the type.
+        type_modifier: the engine's own encoding of length, precision and scale; -1 for none.
+        average_bytes: mean width of a value by the server's statistics; 0 where unknown.
+    """
+
+    name: str
+    native_type: str
+    nullable: bool
+    type_id: int = 0
+    type_modifier: int = -1
+    average_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Key:
+    """Columns that are unique together, never NULL and in the order of one usable index.
+
+    Attributes:
+        columns: names, in the index's order.
+        index: name of the index.
+        primary: whether it is the primary key.
+    """
+
+    columns: tuple[str, ...]
+    index: str
+    primary: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as its server describes it.
+
+    Attributes:
+        schema: schema or database that holds it.
+        name: its name.
+        columns: in declared order.
+        keys: usable keys, the best one first.
+        rejected_keys: unique indexes that cannot be used, as (index, reason).
+        estimated_rows: by the server's statistics; None where it has none.
+        average_row_bytes: by the server's statistics; 0 where it has none.
+    """
+
+    schema: str
+    name: str
+    columns: tuple[Column, ...]
+    keys: tuple[Key, ...]
+    rejected_keys: tuple[tuple[str, str], ...] = field(default=())
+    estimated_rows: int | None = None
+    average_row_bytes: int = 0
+
+    @property
+    def label(self) -> str:
+        """`schema.table`, as people write it."""
+        return f"{self.schema}.{self.name}"
+
+    def column(self, name: str) -> Column:
+        """The column called `name`; KeyError if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class KeyRange:
+    """Rows whose key is greater than `lo` and at most `hi`; None leaves that side open."""
+
+    lo: KeyText | None
+    hi: KeyText | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one short statement of a window brought.
+
+    Attributes:
+        rows: rows it returned.
+        wire_bytes: bytes of the rows on the wire.
+        seconds: from sending the statement to its last byte, decoding and writing not included.
+        last_key: key of its last row; None for an empty page.
+    """
+
+    rows: int
+    wire_bytes: int
+    seconds: float
+    last_key: KeyText | None
+
+
+class WindowReader(Protocol):
+    """Reads one window's pages, in key order, from one consistent snapshot."""
+
+    schema: pa.Schema
+    """Arrow schema of the batches: types, nullability and native type names of the table's columns."""
+
+    def read_page(self, span: KeyRange, limit: int) -> Page:
+        """Run one statement for at most `limit` rows of `span` in key order; decoded batches become available."""
+        ...
+
+    def take_batches(self) -> Iterator[pa.RecordBatch]:
+        """Batches that are complete. Where a batch ends depends on the rows alone, never on the pages."""
+        ...
+
+    def finish(self) -> Iterator[pa.RecordBatch]:
+        """The rest, once the window's last page was read."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """Where a batch (a row group of the part) ends: at the row that reaches one of these.
+
+    Attributes:
+        wire_bytes: bytes of the rows as the server sent them.
+        rows: rows.
+    """
+
+    wire_bytes: int = 16 << 20
+    rows: int = 1 << 20
+
+
+class Session(Protocol):
+    """One connection to a source. Not thread-safe, except for `cancel`."""
+
+    def describe(self, schema: str | None, name: str) -> Table:
+        """Columns, keys and estimates of a table; RIVET_SOURCE_TABLE_MISSING if there is none."""
+        ...
+
+    def step_key(self, table: Table, key: Key, after: KeyText | None, rows: int) -> KeyText | None:
+        """Key of the `rows`-th row after `after` by an index walk; None where fewer rows are left."""
+        ...
+
+    def last_key(self, table: Table, key: Key) -> KeyText | None:
+        """The greatest key; None for an empty table."""
+        ...
+
+    def count_after(self, table: Table, key: Key, after: KeyText | None, limit: int) -> int:
+        """Rows beyond `after`, counted up to `limit`."""
+        ...
+
+    def open_window(
+        self, table: Table, key: Key, limits: BatchLimits
+    ) -> AbstractContextManager[WindowReader]:
+        """One consistent snapshot, held until the context ends."""
+        ...
+
+    def cancel(self) -> None:
+        """Ask the server to end the running statement; callable from another thread."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection; closing twice is harmless."""
+        ...
+
+
+class Source(Protocol):
+    """A database that sessions can be opened on."""
+
+    engine: str
+    """Name of the engine: `postgresql`."""
+
+    @property
+    def label(self) -> str:
+        """Where it is, without secrets: for messages and metadata."""
+        ...
+
+    def connect(self) -> Session:
+        """Open a session; RIVET_SOURCE_UNREACHABLE, RIVET_SOURCE_AUTH and their like."""
+        ...
+
+    def schema_of(self, table: Table) -> pa.Schema:
+        """Arrow schema that reading `table` gives; RIVET_TYPE_UNSUPPORTED names every column it cannot read."""
+        ...
+
+
+def choose_key(table: Table, columns: Sequence[str] | None) -> Key:
+    """The key to plan by: the one that `columns` names, else the table's best.
+
+    Raises:
+        SourceError: RIVET_KEY_MISSING where the table has none, RIVET_KEY_UNUSABLE where `columns` is none of them.
+    """
+    from rivet_dagster.errors import SourceError
+
+    rejected = "".join(f" Index {index}: {reason}." for index, reason in table.rejected_keys)
+    if not table.keys:
+        raise SourceError(
+            "RIVET_KEY_MISSING",
+            f"Table {table.label} has no usable key: no valid unique index over NOT NULL columns.{rejected}",
+            "Add a primary key, or a unique index over NOT NULL columns, and plan again.",
+            fatal=True,
+        )
+    if columns is None:
+        return table.keys[0]
+    for key in table.keys:
+        if key.columns == tuple(columns):
+            return key
+    usable = "; ".join(f"({', '.join(key.columns)}) by {key.index}" for key in table.keys)
+    raise SourceError(
+        "RIVET_KEY_UNUSABLE",
+        f"Columns ({', '.join(columns)}) are no usable key of {table.label}.{rejected}",
+        f"Name the columns of a usable key in its index's order: {usable}.",
+        fatal=True,
+    )
