@@ -31,9 +31,7 @@ class RivetError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, code: str, what: str, advice: str, *, retryable: bool = False, fatal: bool = False
-    ) -> None:
+    def __init__(self, code: str, what: str, advice: str, *, retryable: bool = False, fatal: bool = False) -> None:
         super().__init__(code, what, advice)
         self.code = code
         self.what = what
@@ -57,9 +55,7 @@ class RivetError(Exception):
         return {"code": self.code, "what": self.what, "advice": self.advice, "retryable": self.retryable}
 
 
-def _rebuild(
-    cls: type[RivetError], code: str, what: str, advice: str, retryable: bool, fatal: bool
-) -> RivetError:
+def _rebuild(cls: type[RivetError], code: str, what: str, advice: str, retryable: bool, fatal: bool) -> RivetError:
     return cls(code, what, advice, retryable=retryable, fatal=fatal)
 
 

@@ -1,0 +1,169 @@
+"""A folder on this machine or on a mounted file system, through obstore."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore as ObstoreLocalStore
+
+from rivet_dagster.errors import ConfigError, StoreError
+from rivet_dagster.stores.base import StoredObject
+
+_BLOCK_BYTES = 4 << 20
+# Blocks that obstore may hold at once while it copies a file: bounds the memory of a publication.
+_BLOCKS_IN_FLIGHT = 2
+_REFUSED = re.compile(r"permission denied|read-only file system|operation not permitted|not a directory", re.IGNORECASE)
+
+
+class LocalStore:
+    """Objects as files below a folder, which is created when the first object is written."""
+
+    def __init__(self, uri: str) -> None:
+        self._root = _folder_of(uri)
+        self.uri = self._root.as_uri()
+        self._opened: ObstoreLocalStore | None = None
+
+    def __repr__(self) -> str:
+        return f"LocalStore({self.uri!r})"
+
+    @property
+    def _writable(self) -> ObstoreLocalStore:
+        if self._opened is None:
+            self._opened = ObstoreLocalStore(self._root, mkdir=True)
+        return self._opened
+
+    @property
+    def _readable(self) -> ObstoreLocalStore | None:
+        """None while there is no folder: reading must not create one."""
+        if self._opened is None and self._root.is_dir():
+            self._opened = ObstoreLocalStore(self._root)
+        return self._opened
+
+    def url(self, path: str) -> str:
+        """`file://` address of an object."""
+        return f"{self.uri}/{path}"
+
+    def get(self, path: str) -> bytes | None:
+        """The object's bytes; None if there is none."""
+        store = self._readable
+        if store is None:
+            return None
+        with _translated("read", self.url(path)):
+            try:
+                return bytes(obstore.get(store, path).bytes())
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def read(self, path: str) -> Iterator[bytes]:
+        """The object's bytes, block by block."""
+        store = self._readable
+        with _translated("read", self.url(path)):
+            try:
+                if store is None:
+                    raise FileNotFoundError(path)
+                for block in obstore.get(store, path).stream(min_chunk_size=_BLOCK_BYTES):
+                    yield bytes(block)
+            except FileNotFoundError:
+                raise StoreError(
+                    "RIVET_STORE_MISSING",
+                    f"There is no object {self.url(path)}.",
+                    "Validate the export and export the window again.",
+                ) from None
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a small object over whatever is there."""
+        with _translated("write", self.url(path)):
+            obstore.put(self._writable, path, data, use_multipart=False)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small object unless there is one already."""
+        with _translated("write", self.url(path)):
+            try:
+                obstore.put(self._writable, path, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+            return True
+
+    def put_file(self, path: str, source: Path) -> None:
+        """Publish a local file; it becomes visible as a whole by a rename."""
+        with _translated("write", self.url(path)):
+            obstore.put(
+                self._writable,
+                path,
+                source,
+                chunk_size=_BLOCK_BYTES,
+                max_concurrency=_BLOCKS_IN_FLIGHT,
+            )
+
+    def size(self, path: str) -> int | None:
+        """The object's size in bytes; None if there is none."""
+        store = self._readable
+        if store is None:
+            return None
+        with _translated("read", self.url(path)):
+            try:
+                return obstore.head(store, path)["size"]
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Objects below the folder `prefix`."""
+        store = self._readable
+        if store is None:
+            return
+        with _translated("list", self.url(prefix)):
+            for batch in obstore.list(store, prefix):
+                for meta in batch:
+                    yield StoredObject(meta["path"], meta["size"])
+
+    def delete(self, path: str) -> None:
+        """Remove an object; harmless if there is none."""
+        store = self._readable
+        if store is None:
+            return
+        with _translated("delete", self.url(path)):
+            try:
+                obstore.delete(store, path)
+            except FileNotFoundError:
+                return
+
+
+def _folder_of(uri: str) -> Path:
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise ConfigError(
+                "RIVET_CONFIG_DESTINATION",
+                f"{uri} names a host, and a file address cannot.",
+                "Write file:///folder with three slashes.",
+            )
+        return Path(unquote(parts.path))
+    return Path(uri).expanduser().absolute()
+
+
+@contextmanager
+def _translated(action: str, url: str) -> Iterator[None]:
+    """Raise what obstore and the operating system say as typed errors."""
+    try:
+        yield
+    except (BaseError, OSError) as exc:
+        reason = str(exc).split("\n", 1)[0]
+        if action != "read" and (isinstance(exc, PermissionError) or _REFUSED.search(reason)):
+            raise StoreError(
+                "RIVET_STORE_NOT_WRITABLE",
+                f"The destination refused to {action} {url}: {reason}.",
+                "Give the user that runs the export the right to create files there, or choose another destination.",
+                fatal=True,
+            ) from exc
+        raise StoreError(
+            "RIVET_STORE_FAILED",
+            f"The destination failed to {action} {url}: {reason}.",
+            "Check the destination's disk and rights, then run the export again: finished windows are kept.",
+            retryable=True,
+        ) from exc
