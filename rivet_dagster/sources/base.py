@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from rivet_dagster.errors import SourceError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -97,6 +99,14 @@ class KeyRange:
 
 
 @dataclass(frozen=True)
+class Step:
+    """Where a walk along the key's index came to: the key reached and the rows passed, fewer at the end."""
+
+    key: KeyText
+    rows: int
+
+
+@dataclass(frozen=True)
 class Page:
     """What one short statement of a window brought.
 
@@ -145,6 +155,23 @@ class BatchLimits:
     rows: int = 1 << 20
 
 
+@dataclass(frozen=True)
+class SourceLimits:
+    """Seconds after which the server itself ends what takes too long.
+
+    Attributes:
+        statement_timeout_s: a statement.
+        lock_timeout_s: a wait for a lock.
+        idle_in_transaction_timeout_s: a snapshot that nobody reads from.
+        connect_timeout_s: an attempt to connect.
+    """
+
+    statement_timeout_s: float = 30.0
+    lock_timeout_s: float = 10.0
+    idle_in_transaction_timeout_s: float = 60.0
+    connect_timeout_s: float = 10.0
+
+
 class Session(Protocol):
     """One connection to a source. Not thread-safe, except for `cancel`."""
 
@@ -152,21 +179,11 @@ class Session(Protocol):
         """Columns, keys and estimates of a table; RIVET_SOURCE_TABLE_MISSING if there is none."""
         ...
 
-    def step_key(self, table: Table, key: Key, after: KeyText | None, rows: int) -> KeyText | None:
-        """Key of the `rows`-th row after `after` by an index walk; None where fewer rows are left."""
+    def walk(self, table: Table, key: Key, after: KeyText | None, rows: int) -> Step | None:
+        """Walk the key's index `rows` rows on from `after`; None where no row is beyond it."""
         ...
 
-    def last_key(self, table: Table, key: Key) -> KeyText | None:
-        """The greatest key; None for an empty table."""
-        ...
-
-    def count_after(self, table: Table, key: Key, after: KeyText | None, limit: int) -> int:
-        """Rows beyond `after`, counted up to `limit`."""
-        ...
-
-    def open_window(
-        self, table: Table, key: Key, limits: BatchLimits
-    ) -> AbstractContextManager[WindowReader]:
+    def open_window(self, table: Table, key: Key, limits: BatchLimits) -> AbstractContextManager[WindowReader]:
         """One consistent snapshot, held until the context ends."""
         ...
 
@@ -205,8 +222,6 @@ def choose_key(table: Table, columns: Sequence[str] | None) -> Key:
     Raises:
         SourceError: RIVET_KEY_MISSING where the table has none, RIVET_KEY_UNUSABLE where `columns` is none of them.
     """
-    from rivet_dagster.errors import SourceError
-
     rejected = "".join(f" Index {index}: {reason}." for index, reason in table.rejected_keys)
     if not table.keys:
         raise SourceError(

@@ -1,0 +1,1 @@
+"""PostgreSQL 13 and later: psycopg for the session, COPY BINARY for the rows."""

@@ -1,0 +1,93 @@
+"""Connections to PostgreSQL: addresses, TLS, time-outs."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from rivet_dagster.errors import ConfigError
+from rivet_dagster.sources.base import SourceLimits
+from rivet_dagster.sources.postgres.failures import connect_failure
+
+APPLICATION_NAME = "rivet_dagster"
+
+_DEFAULTS: dict[str, Any] = {
+    "application_name": APPLICATION_NAME,
+    "client_encoding": "UTF8",
+    # Notice a dead peer within about a minute, also while only waiting for it.
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+
+def parse_dsn(dsn: str) -> dict[str, Any]:
+    """Connection parameters from an address, with verified TLS to every host that is not this machine.
+
+    Raises:
+        ConfigError: RIVET_CONFIG_DSN; the message never quotes the address, which may hold a password.
+    """
+    # A password with @ / ? or # in it would be taken apart in the wrong place, and a piece of it shown as the host.
+    if dsn.count("@") > urlsplit(dsn).netloc.count("@") or dsn.count("@") > 1:
+        raise _malformed("there is an @ behind the host, or more than one")
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.Error:
+        raise _malformed("its parts cannot be told apart") from None
+    if not all(port.isdecimal() for port in str(given.get("port") or 0).split(",")):
+        raise _malformed("its port is not a number")
+    params = {**_DEFAULTS, **given}
+    # A driver's default is to fall back to plain text in silence: only this machine may be talked to like that.
+    if "sslmode" not in params and not all(_is_local(host) for host in _hosts(params)):
+        params["sslmode"] = "verify-full"
+        params.setdefault("sslrootcert", "system")
+    return params
+
+
+def _malformed(why: str) -> ConfigError:
+    return ConfigError(
+        "RIVET_CONFIG_DSN",
+        f"The source's address cannot be used: {why}.",
+        "Write postgresql://user:password@host:port/database and percent-encode @ : / ? # % in user and password.",
+        fatal=True,
+    )
+
+
+def _hosts(params: dict[str, Any]) -> list[str]:
+    named = str(params.get("hostaddr") or params.get("host") or "")
+    return named.split(",")
+
+
+def _is_local(host: str) -> bool:
+    if not host or host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def label_of(params: dict[str, Any]) -> str:
+    """Where the parameters lead, without secrets: `postgresql://host:5432/database`."""
+    host = str(params.get("host") or params.get("hostaddr") or "localhost")
+    port = params.get("port", 5432)
+    place = f"[{host}]" if ":" in host and "," not in host else host
+    return f"postgresql://{place}:{port}/{params.get('dbname', '')}"
+
+
+def connect(params: dict[str, Any], limits: SourceLimits) -> psycopg.Connection[tuple[Any, ...]]:
+    """Open one connection, in autocommit so that transactions begin and end where the code says so.
+
+    Raises:
+        SourceError: RIVET_SOURCE_UNREACHABLE, RIVET_SOURCE_AUTH, RIVET_SOURCE_DATABASE_MISSING, RIVET_SOURCE_TLS.
+    """
+    options = {"connect_timeout": max(2, round(limits.connect_timeout_s)), **params}
+    try:
+        return psycopg.connect(**options, autocommit=True, prepare_threshold=None)
+    except psycopg.Error as exc:
+        raise connect_failure(exc, label_of(params), options.get("password")) from None

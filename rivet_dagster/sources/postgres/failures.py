@@ -1,0 +1,106 @@
+"""PostgreSQL's errors as typed errors, without secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from rivet_dagster.errors import SourceError
+
+_AUTH_WORDS = re.compile(
+    r"password authentication failed|no password supplied|authentication failed|"
+    r"no pg_hba\.conf entry|role \".*\" does not exist|not permitted to log in|SCRAM",
+    re.IGNORECASE,
+)
+_DATABASE_WORDS = re.compile(r'database "[^"]*" does not exist')
+
+_TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
+_TRANSIENT_ADVICE = "It is tried again; if it goes on, look at the server's log and load."
+
+# SQLSTATE -> (code, advice). The server's own message says what happened.
+_BY_STATE = {
+    "28000": ("RIVET_SOURCE_AUTH", "Check the user, the password and the server's pg_hba.conf."),
+    "28P01": ("RIVET_SOURCE_AUTH", "Check the user and the password."),
+    "3D000": ("RIVET_SOURCE_DATABASE_MISSING", "Check the database's name in the source's address."),
+    "42P01": (
+        "RIVET_SOURCE_TABLE_MISSING",
+        "Check the schema and the table's name, in the case it was made with.",
+    ),
+    "42703": (
+        "RIVET_SOURCE_COLUMN_MISSING",
+        "A column was dropped or renamed since the plan was made: plan anew.",
+    ),
+    "42501": (
+        "RIVET_SOURCE_FORBIDDEN",
+        "Grant SELECT on the table and USAGE on its schema to this user; where row security hides rows from it, "
+        "also BYPASSRLS.",
+    ),
+}
+
+
+def describe(exc: psycopg.Error) -> str:
+    """The server's primary message, or the driver's first line: without detail, which may quote rows."""
+    message = exc.diag.message_primary or str(exc).strip().split("\n", 1)[0]
+    return message.rstrip(".") or type(exc).__name__
+
+
+def connect_failure(exc: psycopg.Error, label: str, password: str | None) -> SourceError:
+    """Why a connection could not be made."""
+    message = str(exc).strip()
+    if password:
+        message = message.replace(password, "****")
+    reason = message.split("\n")[-1].rpartition("failed: ")[2].removeprefix("FATAL:").strip().rstrip(".")
+    pgconn = exc.pgconn
+    refused = pgconn is not None and (pgconn.needs_password or pgconn.used_password)
+    if _DATABASE_WORDS.search(message):
+        code, advice = _BY_STATE["3D000"]
+        return SourceError(code, f"{label} refused the connection: {reason}.", advice, fatal=True)
+    if _AUTH_WORDS.search(message) or (refused and "FATAL" in message):
+        code, advice = _BY_STATE["28000"]
+        return SourceError(code, f"{label} refused the user: {reason}.", advice, fatal=True)
+    if re.search(r"certificate|SSL|root\.crt", message):
+        return SourceError(
+            "RIVET_SOURCE_TLS",
+            f"No verified TLS connection to {label}: {reason}.",
+            "Give the server's certificate authority as sslrootcert; or, where plain text is meant, sslmode=disable.",
+            fatal=True,
+        )
+    return SourceError(
+        "RIVET_SOURCE_UNREACHABLE",
+        f"{label} cannot be reached: {reason}.",
+        "Check host, port and firewall, and that the server runs.",
+        retryable=True,
+    )
+
+
+def failure(exc: psycopg.Error, doing: str) -> SourceError:
+    """What the server said while `doing`, e.g. "reading public.orders"."""
+    state = exc.sqlstate or ""
+    what = f"The server failed {doing}: {describe(exc)}" + (f" (SQLSTATE {state})." if state else ".")
+    if state in _BY_STATE:
+        code, advice = _BY_STATE[state]
+        return SourceError(code, what, advice, fatal=True)
+    if state == "57014":
+        return SourceError("RIVET_SOURCE_TIMEOUT", what, "It is tried again with smaller pages.", retryable=True)
+    if state == "55P03":
+        return SourceError("RIVET_SOURCE_LOCKED", what, _TRANSIENT_ADVICE, retryable=True)
+    if state == "25P03" or state[:2] in _TRANSIENT_CLASSES or (not state and _is_connection_loss(exc)):
+        return SourceError("RIVET_SOURCE_LOST", what, _TRANSIENT_ADVICE, retryable=True)
+    return SourceError("RIVET_SOURCE_FAILED", what, "The server's log says more.")
+
+
+def _is_connection_loss(exc: psycopg.Error) -> bool:
+    return isinstance(exc, (psycopg.OperationalError, psycopg.InterfaceError))
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Raise psycopg's errors as typed errors."""
+    try:
+        yield
+    except psycopg.Error as exc:
+        # Not chained: a driver's traceback may carry values and addresses that an error must not show.
+        raise failure(exc, doing) from None

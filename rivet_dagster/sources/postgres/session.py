@@ -1,0 +1,217 @@
+"""One PostgreSQL session: index walks and windows of COPY pages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import pq, sql
+
+from rivet_dagster.errors import SourceError
+from rivet_dagster.sources.base import (
+    BatchLimits,
+    Key,
+    KeyRange,
+    KeyText,
+    Page,
+    SourceLimits,
+    Step,
+    Table,
+)
+from rivet_dagster.sources.postgres import templates
+from rivet_dagster.sources.postgres.catalog import describe_table
+from rivet_dagster.sources.postgres.failures import translated
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from typing_extensions import LiteralString
+
+_CANCEL_SECONDS = 5.0
+
+
+class PostgresSession:
+    """A connection with its snapshot. Not thread-safe, except for `cancel`."""
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], limits: SourceLimits) -> None:
+        self._connection = connection
+        self._limits = limits
+
+    def describe(self, schema: str, name: str) -> Table:
+        """Columns, keys and estimates of a table."""
+        with translated(f"describing {schema}.{name}"), self._snapshot(steered=False):
+            return describe_table(self._connection, schema, name)
+
+    def walk(self, table: Table, key: Key, after: KeyText | None, rows: int) -> Step | None:
+        """Walk the key's index `rows` rows on from `after`; None where no row is beyond it."""
+        shape = _KeyShape(table, key)
+        parts = {
+            "key_texts": shape.texts,
+            "table": shape.table,
+            "beyond": shape.where(KeyRange(after, None)),
+            "key": shape.columns,
+        }
+        with translated(f"walking the key of {table.label}"), self._snapshot():
+            found = self._fetch(templates.WALK, {**parts, "skip": sql.Literal(rows - 1)})
+            if found:
+                return Step(tuple(found), rows)
+            found = self._fetch(
+                templates.WALK_TAIL,
+                {**parts, "limit": sql.Literal(rows), "key_descending": shape.descending},
+            )
+            return Step(tuple(found[:-1]), found[-1]) if found else None
+
+    def _fetch(self, template: LiteralString, parts: dict[str, sql.Composable]) -> tuple[Any, ...] | None:
+        return self._connection.execute(sql.SQL(template).format(**parts)).fetchone()
+
+    @contextmanager
+    def open_window(self, table: Table, key: Key, limits: BatchLimits) -> Iterator[PostgresWindowReader]:
+        """One consistent snapshot, held until the context ends."""
+        reader = PostgresWindowReader(self._connection, table, key, limits)
+        with translated(f"reading {table.label}"), self._snapshot():
+            yield reader
+
+    def _snapshot(self, *, steered: bool = True) -> AbstractContextManager[None]:
+        return _snapshot(self._connection, self._limits, steered=steered)
+
+    def cancel(self) -> None:
+        """Ask the server to end the running statement; callable from another thread."""
+        with suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=_CANCEL_SECONDS)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+@contextmanager
+def _snapshot(
+    connection: psycopg.Connection[tuple[Any, ...]], limits: SourceLimits, *, steered: bool
+) -> Iterator[None]:
+    """A read-only transaction with the session's settings; `steered` rules out scans and sorts."""
+    begin = sql.SQL(templates.BEGIN).format(
+        statement_timeout_ms=sql.Literal(round(limits.statement_timeout_s * 1000)),
+        lock_timeout_ms=sql.Literal(round(limits.lock_timeout_s * 1000)),
+        idle_in_transaction_timeout_ms=sql.Literal(round(limits.idle_in_transaction_timeout_s * 1000)),
+    )
+    connection.execute(begin)
+    if steered:
+        connection.execute(templates.STEER)
+    try:
+        yield
+    finally:
+        # Nothing was written: a rollback ends the snapshot as well as a commit, and also after an error.
+        with suppress(psycopg.Error):
+            connection.rollback()
+
+
+class _KeyShape:
+    """The SQL of one table's key. Bounds are literals that the driver quotes and the server casts and compares."""
+
+    def __init__(self, table: Table, key: Key) -> None:
+        identifiers = [sql.Identifier("t", name) for name in key.columns]
+        self._key = key
+        self._types = [table.column(name).native_type for name in key.columns]
+        self.table = sql.Identifier(table.schema, table.name)
+        self.columns = sql.SQL(", ").join(identifiers)
+        self.texts = sql.SQL(", ").join(sql.SQL("{}::text").format(name) for name in identifiers)
+        self.descending = sql.SQL(", ").join(sql.SQL("{} DESC").format(name) for name in identifiers)
+
+    def where(self, span: KeyRange) -> sql.Composable:
+        """` WHERE` over the rows of `span`, in the row-value form that an index range scan serves."""
+        conditions = [
+            sql.SQL("({}) {} ({})").format(self.columns, sql.SQL(operator), self._literals(bound))
+            for operator, bound in ((">", span.lo), ("<=", span.hi))
+            if bound is not None
+        ]
+        return sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
+
+    def _literals(self, bound: KeyText) -> sql.Composable:
+        if len(bound) != len(self._types):
+            raise ValueError(f"a bound of {len(bound)} values for a key of {len(self._types)} columns")
+        return sql.SQL(", ").join(
+            # The type's name comes from the server's own format_type, quoted as it must be.
+            sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(native))
+            for value, native in zip(bound, self._types, strict=True)
+        )
+
+
+class PostgresWindowReader:
+    """Reads the pages of one window from the snapshot that its session holds."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[tuple[Any, ...]],
+        table: Table,
+        key: Key,
+        limits: BatchLimits,
+    ) -> None:
+        # numba and pyarrow are paid for when reading begins, not when definitions load.
+        from rivet_dagster.sources.postgres.stream import CopyStream  # noqa: PLC0415
+        from rivet_dagster.sources.postgres.types import wire_columns  # noqa: PLC0415
+        from rivet_dagster.wire.pgcopy import CopyDecoder  # noqa: PLC0415
+
+        self._connection = connection
+        self._table = table
+        self._shape = _KeyShape(table, key)
+        self._decoder = CopyDecoder(wire_columns(table), batch_bytes=limits.wire_bytes, batch_rows=limits.rows)
+        self._stream = CopyStream(connection.pgconn)
+        names = [column.name for column in table.columns]
+        self._columns = sql.SQL(", ").join(sql.Identifier("t", name) for name in names)
+        self._key_indices = [names.index(name) for name in key.columns]
+        self._key_types = [table.column(name).type_id for name in key.columns]
+        self.schema: pa.Schema = self._decoder.schema
+
+    def read_page(self, span: KeyRange, limit: int) -> Page:
+        """One COPY of at most `limit` rows of `span`, in key order."""
+        statement = sql.SQL(templates.PAGE).format(
+            columns=self._columns,
+            table=self._shape.table,
+            within=self._shape.where(span),
+            key=self._shape.columns,
+            limit=sql.Literal(limit),
+        )
+        began = time.monotonic()
+        received, announced = self._stream.drain(statement.as_bytes(self._connection))
+        seconds = time.monotonic() - began
+        rows = self._decoder.feed(self._stream.buffer, received)
+        if rows != announced:
+            raise SourceError(
+                "RIVET_PROTOCOL_ERROR",
+                f"A page of {self._table.label} held {rows} rows where the server announced {announced}.",
+                "It is tried again on a new connection.",
+                retryable=True,
+            )
+        return Page(rows, received, seconds, self._last_key() if rows else None)
+
+    def _last_key(self) -> KeyText:
+        """The last row's key as text. The server renders the very bytes it sent, so no type is guessed at here."""
+        values = self._decoder.last_row(self._key_indices)
+        query = b"SELECT " + b", ".join(b"$%d::text" % n for n in range(1, len(values) + 1))
+        result = self._connection.pgconn.exec_params(
+            query, values, param_types=self._key_types, param_formats=[pq.Format.BINARY] * len(values)
+        )
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise psycopg.errors.error_from_result(result)
+        return _texts([result.get_value(0, n) for n in range(len(values))])
+
+    def take_batches(self) -> Iterator[pa.RecordBatch]:
+        """Batches that are complete."""
+        return self._decoder.take_batches()
+
+    def finish(self) -> Iterator[pa.RecordBatch]:
+        """The rest, once the window's last page was read."""
+        return self._decoder.finish()
+
+
+def _texts(values: Sequence[bytes | None]) -> KeyText:
+    if any(value is None for value in values):
+        raise SourceError(
+            "RIVET_KEY_NULL",
+            "A key column holds NULL although the catalog says that it cannot.",
+            "Check the table's constraints; choose another key.",
+            fatal=True,
+        )
+    return tuple(value.decode() for value in values if value is not None)

@@ -1,0 +1,91 @@
+"""Every statement that is sent to PostgreSQL. `{names}` are filled by psycopg's SQL composition, never by hand."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Settings are local to the transaction: nothing leaks into a pooled server connection, and a pooler in
+# transaction mode cannot lose them. row_security = off makes the server refuse a table whose policies would hide
+# rows from this role, instead of hiding them.
+BEGIN: Final = """
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SET LOCAL statement_timeout = {statement_timeout_ms};
+SET LOCAL lock_timeout = {lock_timeout_ms};
+SET LOCAL idle_in_transaction_session_timeout = {idle_in_transaction_timeout_ms};
+SET LOCAL search_path = pg_catalog;
+SET LOCAL timezone = 'UTC';
+SET LOCAL datestyle = 'ISO';
+SET LOCAL intervalstyle = 'iso_8601';
+SET LOCAL bytea_output = 'hex';
+SET LOCAL extra_float_digits = 1;
+SET LOCAL row_security = off;
+SET LOCAL jit = off;
+SET LOCAL max_parallel_workers_per_gather = 0
+"""
+
+# A page and a walk come from the key's index, whatever the statistics say: no scan of the table, no sort.
+STEER: Final = """
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_bitmapscan = off;
+SET LOCAL enable_sort = off
+"""
+
+# Rows and bytes of a partitioned table are those of its leaves. Bytes include what is stored out of line.
+TABLE: Final = """
+SELECT c.oid, leaves.tuples, leaves.bytes,
+       has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT')
+  FROM pg_class AS c
+  JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ CROSS JOIN LATERAL (
+       SELECT sum(greatest(leaf.reltuples, 0))::float8 AS tuples, sum(pg_table_size(leaf.oid))::float8 AS bytes
+         FROM pg_class AS leaf
+        WHERE leaf.relkind <> 'p'
+          AND leaf.oid IN (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid))
+       ) AS leaves
+ WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('r', 'p', 'm')
+"""
+
+COLUMNS: Final = """
+SELECT a.attname, a.atttypid::int8, a.atttypmod, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+       coalesce((SELECT max(s.avg_width) FROM pg_stats AS s
+                  WHERE s.schemaname = %(schema)s AND s.tablename = %(name)s AND s.attname = a.attname), 0)
+  FROM pg_attribute AS a
+ WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attnum
+"""
+
+# One row a unique index, with everything that decides whether rows can be walked by it.
+UNIQUE_INDEXES: Final = """
+SELECT i.relname, x.indisprimary, am.amname, x.indisvalid AND x.indisready, x.indimmediate,
+       x.indpred IS NOT NULL, 0 = ANY (x.indkey[0:x.indnkeyatts - 1]),
+       k.names, k.all_not_null, k.same_collation, k.directions = 1
+  FROM pg_index AS x
+  JOIN pg_class AS i ON i.oid = x.indexrelid
+  JOIN pg_am AS am ON am.oid = i.relam
+ CROSS JOIN LATERAL (
+       SELECT array_agg(a.attname::text ORDER BY p.n) AS names,
+              bool_and(a.attnotnull) AS all_not_null,
+              bool_and(x.indcollation[p.n] IN (0, a.attcollation)) AS same_collation,
+              count(DISTINCT x.indoption[p.n] & 1) AS directions
+         FROM generate_series(0, x.indnkeyatts - 1) AS p(n)
+         JOIN pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[p.n]
+       ) AS k
+ WHERE x.indrelid = %(oid)s AND x.indisunique
+ ORDER BY x.indisprimary DESC, x.indnkeyatts, i.relname
+"""
+
+# Key columns are always named with their table's alias: a bare name in ORDER BY would mean the output column of
+# that name, which is text here and sorts differently.
+
+# The key of the n-th row beyond a key: walks n entries of the index and returns one row.
+WALK: Final = "SELECT {key_texts} FROM {table} AS t{beyond} ORDER BY {key} OFFSET {skip} LIMIT 1"
+
+# Where fewer rows are left: how many, and the last of them.
+WALK_TAIL: Final = """
+SELECT {key_texts}, t.rows
+  FROM (SELECT {key}, count(*) OVER () AS rows
+          FROM (SELECT {key} FROM {table} AS t{beyond} ORDER BY {key} LIMIT {limit}) AS t) AS t
+ ORDER BY {key_descending} LIMIT 1
+"""
+
+PAGE: Final = "COPY (SELECT {columns} FROM {table} AS t{within} ORDER BY {key} LIMIT {limit}) TO STDOUT (FORMAT binary)"
