@@ -1,0 +1,1 @@
+"""The export itself: plans, windows, commits, seals. Nothing here knows Dagster."""

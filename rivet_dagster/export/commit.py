@@ -1,0 +1,92 @@
+"""Publishing a window: its parts, then its manifest. The one seam through which every window becomes visible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from rivet_dagster.export.documents import Part, WindowManifest
+from rivet_dagster.export.faults import fault_point
+from rivet_dagster.export.names import part_path, window_path
+from rivet_dagster.stores.base import Store
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class SpooledPart:
+    """A complete part in the local spool."""
+
+    path: Path
+    rows: int
+    bytes: int
+    content_fingerprint: str
+
+
+def spooled(path: Path, rows: int) -> SpooledPart:
+    """Describe a complete spool file."""
+    digest = xxhash.xxh3_128()
+    size = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+    return SpooledPart(path, rows, size, f"xxh3-128:{digest.hexdigest()}")
+
+
+def commit_window(store: Store, manifest: WindowManifest, parts: Iterable[SpooledPart], suffix: str) -> WindowManifest:
+    """Publish `parts` and then `manifest`, whose write is the commit.
+
+    A death at any moment leaves the window as it was, plus at most parts that no manifest names; doing it again
+    gives the same names and bytes. A part that is there already, byte for byte, is not written again.
+
+    Args:
+        store: the export's folder.
+        manifest: the window's manifest, still without parts.
+        parts: complete spool files, in key order.
+        suffix: of part names.
+
+    Returns:
+        The manifest as committed.
+
+    Raises:
+        StoreError: the window is not committed.
+    """
+    published = []
+    for number, part in enumerate(parts):
+        path = part_path(manifest.generation, manifest.index, number, part.content_fingerprint, suffix)
+        fault_point("before_part_put", manifest.key)
+        if not is_stored(store, path, part.bytes, part.content_fingerprint):
+            store.put_file(path, part.path)
+        fault_point("after_part_put", manifest.key)
+        published.append(
+            Part(path=path, rows=part.rows, bytes=part.bytes, content_fingerprint=part.content_fingerprint)
+        )
+    committed = manifest.model_copy(update={"parts": tuple(published)})
+    fault_point("before_manifest_put", manifest.key)
+    store.put(window_path(manifest.generation, manifest.index), committed.to_bytes())
+    fault_point("after_manifest_put", manifest.key)
+    return committed
+
+
+def is_stored(store: Store, path: str, size: int, content_fingerprint: str) -> bool:
+    """Whether the object at `path` has exactly these bytes: read again, because damage may hide behind its name."""
+    return store.size(path) == size and stored_fingerprint(store, path) == content_fingerprint
+
+
+def stored_fingerprint(store: Store, path: str) -> str:
+    """Content fingerprint of an object, read block by block."""
+    digest = xxhash.xxh3_128()
+    for block in store.read(path):
+        digest.update(block)
+    return f"xxh3-128:{digest.hexdigest()}"
+
+
+def load_window(store: Store, generation: int, index: int) -> WindowManifest | None:
+    """A window's manifest; None if it is not committed."""
+    path = window_path(generation, index)
+    data = store.get(path)
+    return None if data is None else WindowManifest.from_bytes(data, store.url(path))

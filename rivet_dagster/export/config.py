@@ -1,0 +1,134 @@
+"""What a user says about an export. The same models serve Python, YAML and the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rivet_dagster.errors import ConfigError
+from rivet_dagster.export.names import parse_table
+
+MiB = 1 << 20
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KeysetWindows(_Model):
+    """Windows of about equally many rows along a unique index.
+
+    Attributes:
+        columns: columns of a unique key in its index's order; None takes the best key of the table.
+        rows: rows a window; None derives it from the width of the rows (about 128 MiB a window).
+        max_windows: refuse to plan more windows than this.
+    """
+
+    type: Literal["keyset"] = "keyset"
+    columns: tuple[str, ...] | None = None
+    rows: Annotated[int, Field(ge=1)] | None = None
+    max_windows: Annotated[int, Field(ge=1)] = 20_000
+
+    @field_validator("columns")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (not value or len(set(value)) != len(value)):
+            raise ValueError("name each key column once, or leave columns out")
+        return value
+
+
+class ReadLimits(_Model):
+    """How much one statement may ask of the source and hold in this process.
+
+    Attributes:
+        page_bytes: bytes that one statement aims to return.
+        page_seconds: seconds that one statement may take before the next one asks for less.
+        statement_timeout_s: the server ends a statement after this many seconds.
+        lock_timeout_s: the server ends a wait for a lock after this many seconds.
+        idle_in_transaction_timeout_s: the server ends a window's snapshot that stays idle for this many seconds.
+        attempts: tries of a window whose failure may pass, such as a lost connection.
+        retry_seconds: first pause between tries; doubles from try to try.
+    """
+
+    page_bytes: Annotated[int, Field(ge=64 << 10, le=256 * MiB)] = 16 * MiB
+    page_seconds: Annotated[float, Field(gt=0)] = 1.0
+    statement_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    lock_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    idle_in_transaction_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    attempts: Annotated[int, Field(ge=1)] = 4
+    retry_seconds: Annotated[float, Field(ge=0)] = 1.0
+
+
+class ParquetFormat(_Model):
+    """Parquet parts.
+
+    Attributes:
+        compression: codec of the pages.
+        level: the codec's level; None takes the codec's default.
+        row_group_bytes: a row group ends at the row that reaches this many bytes on the wire.
+        part_bytes: a part ends with the row group that reaches this many bytes in the file.
+    """
+
+    type: Literal["parquet"] = "parquet"
+    compression: Literal["zstd", "snappy", "lz4", "gzip", "none"] = "zstd"
+    level: int | None = 1
+    row_group_bytes: Annotated[int, Field(ge=64 << 10, le=512 * MiB)] = 16 * MiB
+    part_bytes: Annotated[int, Field(ge=MiB)] = 512 * MiB
+
+    @field_validator("level")
+    @classmethod
+    def _level(cls, value: int | None) -> int | None:
+        if value is not None and not 1 <= value <= 22:
+            raise ValueError("a compression level is 1 to 22")
+        return value
+
+
+class ExportConfig(_Model):
+    """One table and how it is exported.
+
+    Attributes:
+        table: `schema.table`; parts with dots or quotes are written in double quotes.
+        windows: how the table is cut into windows.
+        format: how parts are written.
+        limits: how much a statement may ask.
+    """
+
+    table: str
+    windows: KeysetWindows = KeysetWindows()
+    format: ParquetFormat = ParquetFormat()
+    limits: ReadLimits = ReadLimits()
+
+    @field_validator("table")
+    @classmethod
+    def _table(cls, value: str) -> str:
+        try:
+            parse_table(value)
+        except ConfigError as exc:
+            raise ValueError(f"{exc.what} {exc.advice}") from None
+        return value
+
+    @property
+    def relation(self) -> tuple[str, str]:
+        """Schema and name of the table."""
+        return parse_table(self.table)
+
+
+def parse_config(values: dict[str, object]) -> ExportConfig:
+    """An `ExportConfig` from plain values.
+
+    Raises:
+        ConfigError: RIVET_CONFIG_INVALID that names every field at fault.
+    """
+    try:
+        return ExportConfig.model_validate(values)
+    except ValidationError as exc:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in exc.errors(include_url=False, include_input=False)
+        )
+        raise ConfigError(
+            "RIVET_CONFIG_INVALID",
+            f"The export cannot be used as configured: {faults}.",
+            "Correct these fields.",
+        ) from None

@@ -1,0 +1,97 @@
+"""Names: of tables as people write them, of windows, and of everything below an export's folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+from rivet_dagster.errors import ConfigError
+
+_PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^".\s]+))\s*')
+_WINDOW_KEY = re.compile(r"g([1-9][0-9]*)-w([0-9]{6,})")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]")
+
+MANIFEST = "manifest.json"
+SUCCESS = "_SUCCESS"
+WORK = "work.json"
+
+
+def parse_table(text: str) -> tuple[str, str]:
+    """Schema and name from `schema.table`, either part possibly in double quotes.
+
+    Raises:
+        ConfigError: RIVET_CONFIG_TABLE.
+    """
+    first = _PART.match(text)
+    if first and text[first.end() : first.end() + 1] == ".":
+        second = _PART.fullmatch(text, first.end() + 1)
+        if second:
+            return _unquoted(first), _unquoted(second)
+    raise ConfigError(
+        "RIVET_CONFIG_TABLE",
+        f"{text!r} is no table name.",
+        'Write schema.table, with double quotes around a part that holds dots, quotes or spaces: "My Schema".orders.',
+        fatal=True,
+    )
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    quoted, plain = match.groups()
+    return plain if quoted is None else str(quoted).replace('""', '"')
+
+
+def table_folder(schema: str, name: str) -> str:
+    """Name of an export's folder: `schema.table`, other characters escaped as SQL/XML does (`_x0020_`)."""
+    return f"{_escaped(schema)}.{_escaped(name)}"
+
+
+def _escaped(text: str) -> str:
+    # An underscore that would read as the start of an escape is escaped itself, so that names stay distinct.
+    return "".join(
+        c if _PLAIN.fullmatch(c) and not (c == "_" and text[i + 1 : i + 2] == "x") else f"_x{ord(c):04X}_"
+        for i, c in enumerate(text)
+    )
+
+
+def window_key(generation: int, index: int) -> str:
+    """Opaque name of a window and of its Dagster partition: `g1-w000017`."""
+    return f"g{generation}-w{index:06d}"
+
+
+def parse_window_key(key: str) -> tuple[int, int]:
+    """Generation and index from a window's key; ValueError for anything else."""
+    match = _WINDOW_KEY.fullmatch(key)
+    if match is None:
+        raise ValueError(f"{key!r} is no window key")
+    return int(match[1]), int(match[2])
+
+
+def plan_folder(generation: int) -> str:
+    """Folder of a generation's plan segments."""
+    return f"g{generation}/plan"
+
+
+def segment_path(generation: int, number: int) -> str:
+    """Path of one plan segment; numbers begin at 1."""
+    return f"{plan_folder(generation)}/{number:06d}.json"
+
+
+def window_folder(generation: int) -> str:
+    """Folder of a generation's window manifests."""
+    return f"g{generation}/windows"
+
+
+def window_path(generation: int, index: int) -> str:
+    """Path of a window's manifest, whose write commits the window."""
+    return f"{window_folder(generation)}/w{index:06d}.json"
+
+
+def part_path(generation: int, index: int, part: int, content_fingerprint: str, suffix: str) -> str:
+    """Path of a data file: where it belongs and the first 16 digits of what it holds."""
+    folder = PurePosixPath(f"g{generation}/data/w{index:06d}")
+    return str(folder / f"part-{part:05d}-{content_fingerprint.rpartition(':')[2][:16]}.{suffix}")
+
+
+def seal_path(generation: int, seal_id: str) -> str:
+    """Path of the immutable copy of a seal."""
+    return f"g{generation}/seals/{seal_id}.json"

@@ -1,0 +1,129 @@
+"""One table's export as a whole: plan, export, seal. Dagster's assets and the command line call the same things."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from datetime import datetime, timezone
+
+from rivet_dagster.errors import PlanError, StoreError
+from rivet_dagster.export.config import ExportConfig
+from rivet_dagster.export.documents import ExportManifest, WorkMarker
+from rivet_dagster.export.faults import fault_point
+from rivet_dagster.export.names import WORK, table_folder
+from rivet_dagster.export.plan import Plan, Window, check_drift, extend_plan, load_plan
+from rivet_dagster.export.runner import WindowOutcome, run_windows
+from rivet_dagster.export.schema import planned_columns
+from rivet_dagster.export.seal import seal_export
+from rivet_dagster.export.spool import spool_folder
+from rivet_dagster.export.window import ExportJob
+from rivet_dagster.sources import SourceLimits, open_source
+from rivet_dagster.sources.base import Source, choose_key
+from rivet_dagster.stores import Store, open_store
+
+
+class TableExport:
+    """One table, from one source to one destination.
+
+    Args:
+        config: the table and how it is exported.
+        source: address of the database, with its password.
+        destination: address below which the export's folder is.
+        spool_dir: local folder for growing parts; None for RIVET_SPOOL_DIR or the system's temporary folder.
+
+    Raises:
+        ConfigError: an address that cannot be used.
+    """
+
+    def __init__(self, config: ExportConfig, source: str, destination: str, spool_dir: str | None = None) -> None:
+        self.config = config
+        limits = config.limits
+        self.source: Source = open_source(
+            source,
+            SourceLimits(
+                statement_timeout_s=limits.statement_timeout_s,
+                lock_timeout_s=limits.lock_timeout_s,
+                idle_in_transaction_timeout_s=limits.idle_in_transaction_timeout_s,
+            ),
+        )
+        self.store: Store = open_store(f"{destination.rstrip('/')}/{table_folder(*config.relation)}")
+        self._spool_dir = spool_dir or os.environ.get("RIVET_SPOOL_DIR")
+
+    def plan(self) -> tuple[Plan, int]:
+        """Plan the rows beyond the frontier; gives the plan and how many windows were appended."""
+        with closing(self.source.connect()) as session:
+            planned = extend_plan(self.source, session, self.config, self.store)
+        fault_point("after_plan_segment")
+        return planned
+
+    def planned(self) -> Plan:
+        """The plan in the destination.
+
+        Raises:
+            PlanError: RIVET_PLAN_MISSING.
+        """
+        plan = load_plan(self.store)
+        if plan is None:
+            raise PlanError(
+                "RIVET_PLAN_MISSING",
+                f"{self.store.uri} holds no plan.",
+                "Run the plan asset first.",
+                fatal=True,
+            )
+        return plan
+
+    def run(
+        self, plan: Plan, windows: Sequence[Window], work_id: str, workers: int
+    ) -> Generator[WindowOutcome, None, None]:
+        """Export windows; gives each outcome as soon as it is known. See `run_windows`.
+
+        Raises:
+            DriftError: RIVET_SCHEMA_DRIFT, before anything is read.
+        """
+        with closing(self.source.connect()) as session:
+            table = session.describe(*self.config.relation)
+        check_drift(plan, planned_columns(table, self.source.schema_of(table)))
+        key = choose_key(table, plan.head.key)
+        with spool_folder(self._spool_dir) as spool:
+            job = ExportJob(self.config, table, key, self.store, spool, work_id)
+            with closing(run_windows(self.source, job, windows, workers)) as outcomes:
+                yield from outcomes
+
+    def seal(self, plan: Plan) -> ExportManifest:
+        """Verify every window and write the seal."""
+        return seal_export(self.store, plan)
+
+
+def begin_work(store: Store, *, fresh: bool) -> tuple[str, bool]:
+    """Work id for an export without an orchestrator: that of an unfinished one in this folder, or a new one.
+
+    Args:
+        store: the export's folder.
+        fresh: start over even if there is an unfinished one.
+
+    Returns:
+        The work id, and whether it goes on with an unfinished export.
+    """
+    data = store.get(WORK)
+    if data is not None and not fresh:
+        return WorkMarker.from_bytes(data, store.url(WORK)).work_id, True
+    marker = WorkMarker(
+        work_id=f"cli-{uuid.uuid4().hex}", started_at=datetime.now(timezone.utc).isoformat(timespec="seconds")
+    )
+    if fresh:
+        store.put(WORK, marker.to_bytes())
+    elif not store.create(WORK, marker.to_bytes()):
+        raise StoreError(
+            "RIVET_WORK_CONFLICT",
+            f"Another export began in {store.uri} at this moment.",
+            "Let it finish, or start again to go on together with it.",
+            retryable=True,
+        )
+    return marker.work_id, False
+
+
+def end_work(store: Store) -> None:
+    """The export is sealed: the next one is new work."""
+    store.delete(WORK)

@@ -1,0 +1,143 @@
+"""Sealing: when every window is committed and verified, one manifest says what readers see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rivet_dagster.errors import IntegrityError, PlanError
+from rivet_dagster.export.commit import load_window
+from rivet_dagster.export.documents import (
+    ExportManifest,
+    SealedWindow,
+    WindowManifest,
+    fingerprint_bytes,
+    schema_fingerprint,
+)
+from rivet_dagster.export.faults import fault_point
+from rivet_dagster.export.fingerprint import Fingerprint
+from rivet_dagster.export.names import MANIFEST, SUCCESS, seal_path
+from rivet_dagster.export.plan import Plan
+from rivet_dagster.stores.base import Store
+
+_NAMED = 10
+
+
+def seal_export(store: Store, plan: Plan) -> ExportManifest:
+    """Verify every window of a plan and write the seal.
+
+    Manifests are trusted, events are not: each window's must be there, with the plan's bounds and schema, and each
+    part that it names must be stored with its size. Sealing equal windows again writes nothing.
+
+    Raises:
+        PlanError: RIVET_EXPORT_INCOMPLETE that names windows without a commit.
+        IntegrityError: RIVET_WINDOW_MISMATCH, RIVET_PART_MISSING.
+    """
+    manifests = _committed(store, plan)
+    _check_windows(plan, manifests)
+    _check_parts(store, plan, manifests)
+    manifest = _manifest(plan, manifests).identified()
+    data = manifest.to_bytes()
+    if store.get(MANIFEST) != data or store.get(SUCCESS) != success_bytes(data):
+        store.create(seal_path(plan.generation, manifest.seal_id), data)
+        # Readers hold manifest.json against _SUCCESS: between the two puts they see that a seal is being changed.
+        store.put(MANIFEST, data)
+        fault_point("during_seal")
+        store.put(SUCCESS, success_bytes(data))
+    return manifest
+
+
+def success_bytes(manifest: bytes) -> bytes:
+    """What `_SUCCESS` holds for a manifest: the fingerprint of its bytes."""
+    return fingerprint_bytes(manifest).encode() + b"\n"
+
+
+def load_seal(store: Store) -> ExportManifest | None:
+    """The seal in force; None if the export was never sealed.
+
+    Raises:
+        IntegrityError: RIVET_SEAL_BROKEN where manifest and `_SUCCESS` do not belong together.
+    """
+    data, success = store.get(MANIFEST), store.get(SUCCESS)
+    if data is None or success is None:
+        return None
+    if success != success_bytes(data):
+        raise IntegrityError(
+            "RIVET_SEAL_BROKEN",
+            f"{store.url(SUCCESS)} does not belong to {store.url(MANIFEST)}.",
+            "If a seal is being written at this moment, read again; otherwise run the complete asset again.",
+        )
+    return ExportManifest.from_bytes(data, store.url(MANIFEST))
+
+
+def _committed(store: Store, plan: Plan) -> list[WindowManifest]:
+    found = [load_window(store, plan.generation, window.index) for window in plan.windows]
+    missing = [window.key for window, manifest in zip(plan.windows, found, strict=True) if manifest is None]
+    if missing:
+        raise PlanError(
+            "RIVET_EXPORT_INCOMPLETE",
+            f"{len(missing)} of {len(found)} windows of {plan.head.table} are not committed: {named(missing)}.",
+            "Export these windows, then seal again.",
+        )
+    return [manifest for manifest in found if manifest is not None]
+
+
+def _check_windows(plan: Plan, manifests: Sequence[WindowManifest]) -> None:
+    """Committed bounds must be the planned ones, which tile the key space, and columns the frozen ones."""
+    columns = schema_fingerprint(plan.head.columns)
+    strange = [
+        window.key
+        for window, manifest in zip(plan.windows, manifests, strict=True)
+        if (manifest.key, manifest.lo, manifest.hi) != (window.key, window.span.lo, window.span.hi)
+        or manifest.schema_fingerprint != columns
+        or manifest.rows != sum(part.rows for part in manifest.parts)
+    ]
+    if strange:
+        raise IntegrityError(
+            "RIVET_WINDOW_MISMATCH",
+            f"Windows of {plan.head.table} do not fit the plan, their parts or their columns: {named(strange)}.",
+            "Export these windows again, then seal again.",
+        )
+
+
+def _check_parts(store: Store, plan: Plan, manifests: Sequence[WindowManifest]) -> None:
+    sizes = {stored.path: stored.size for stored in store.list(f"g{plan.generation}/data")}
+    absent = [part.path for manifest in manifests for part in manifest.parts if sizes.get(part.path) != part.bytes]
+    if absent:
+        raise IntegrityError(
+            "RIVET_PART_MISSING",
+            f"Parts of {plan.head.table} are missing or have another size: {named(absent)}.",
+            "Export their windows again, then seal again.",
+        )
+
+
+def named(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _manifest(plan: Plan, manifests: Sequence[WindowManifest]) -> ExportManifest:
+    total = Fingerprint.zero()
+    for manifest in manifests:
+        total += Fingerprint.parse(manifest.row_fingerprint, manifest.rows)
+    return ExportManifest(
+        seal_id="",
+        table=plan.head.table,
+        engine=plan.head.engine,
+        generation=plan.generation,
+        key=plan.head.key,
+        columns=plan.head.columns,
+        schema_fingerprint=schema_fingerprint(plan.head.columns),
+        rows=total.rows,
+        bytes=sum(part.bytes for manifest in manifests for part in manifest.parts),
+        row_fingerprint=str(total),
+        windows=tuple(
+            SealedWindow(
+                key=manifest.key,
+                rows=manifest.rows,
+                row_fingerprint=manifest.row_fingerprint,
+                parts=manifest.parts,
+            )
+            for manifest in manifests
+        ),
+    )

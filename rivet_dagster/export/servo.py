@@ -1,0 +1,50 @@
+"""The page servo: how many rows the next statement may ask for. Pure: no clock, no I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+
+_GROWTH = 1.5
+_PANIC = 5.0
+_PANIC_CUT = 10
+_REMEMBERED = 10
+_ASSUMED_ROW_BYTES = 256
+
+
+class PageServo:
+    """Sizes pages by bytes, with a guard on time.
+
+    A page aims at `target_bytes`, by the 90th percentile of the last ten pages' row widths. A page that takes longer
+    than `target_seconds` shrinks the next one in proportion, and one beyond five times either target cuts it to a
+    tenth. Growth is at most half as much again a page.
+
+    Args:
+        target_bytes: bytes that a page aims to bring.
+        target_seconds: seconds that a statement may take.
+        row_bytes: width of a row by the catalog; 0 where unknown.
+    """
+
+    def __init__(self, target_bytes: int, target_seconds: float, row_bytes: int = 0) -> None:
+        self._target_bytes = target_bytes
+        self._target_seconds = target_seconds
+        self._widths: deque[float] = deque(maxlen=_REMEMBERED)
+        # The first page is a probe: an eighth of the target, because the catalog's width may be far off.
+        self.rows = max(1, target_bytes // 8 // (row_bytes or _ASSUMED_ROW_BYTES))
+
+    def observe(self, asked: int, rows: int, wire_bytes: int, seconds: float) -> None:
+        """Learn from a page of `rows` rows for which `asked` were asked."""
+        if rows == 0 or asked != self.rows:
+            return
+        self._widths.append(wire_bytes / rows)
+        if wire_bytes > _PANIC * self._target_bytes or seconds > _PANIC * self._target_seconds:
+            self.rows = max(1, rows // _PANIC_CUT)
+            return
+        width = sorted(self._widths)[int(0.9 * (len(self._widths) - 1) + 0.5)]
+        wanted = self._target_bytes / max(width, 1.0)
+        if seconds > self._target_seconds:
+            wanted = min(wanted, rows * self._target_seconds / seconds)
+        self.rows = max(1, int(min(wanted, self.rows * _GROWTH)))
+
+    def shrink(self) -> None:
+        """Ask for half as much after the server ended a statement."""
+        self.rows = max(1, self.rows // 2)

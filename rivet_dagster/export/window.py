@@ -1,0 +1,222 @@
+"""Exporting one window: pages from one snapshot into spooled parts, then the commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rivet_dagster.errors import InterruptedExport, StoreError
+from rivet_dagster.export.commit import SpooledPart, commit_window, spooled
+from rivet_dagster.export.config import ExportConfig
+from rivet_dagster.export.documents import ReadStatistics, WindowManifest, schema_fingerprint
+from rivet_dagster.export.faults import fault_point
+from rivet_dagster.export.plan import Window
+from rivet_dagster.export.schema import planned_columns
+from rivet_dagster.export.servo import PageServo
+from rivet_dagster.sources.base import BatchLimits, Key, KeyRange, Page, Session, Table, WindowReader
+from rivet_dagster.stores.base import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rivet_dagster.export.fingerprint import RowHasher
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """What all windows of one export share.
+
+    Attributes:
+        config: what the user asked for.
+        table: the table, as described when the work began.
+        key: the planned key.
+        store: the export's folder.
+        spool: local folder for growing parts.
+        work_id: what several tries of the same work share.
+    """
+
+    config: ExportConfig
+    table: Table
+    key: Key
+    store: Store
+    spool: Path
+    work_id: str
+
+
+@dataclass
+class _Tally:
+    """What reading a window asked of the source, so far."""
+
+    pages: int = 0
+    wire_bytes: int = 0
+    longest: float = 0.0
+
+    def add(self, page: Page) -> None:
+        self.pages += page.rows > 0
+        self.wire_bytes += page.wire_bytes
+        self.longest = max(self.longest, page.seconds)
+
+
+@dataclass
+class PartFiles:
+    """The parts of one window, growing in the spool. A part is closed by the row group that reaches its size."""
+
+    job: ExportJob
+    stem: str
+    schema: pa.Schema
+    hasher: RowHasher
+    closed: list[SpooledPart] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        from rivet_dagster.formats.parquet import SUFFIX, ParquetPartWriter  # noqa: PLC0415 (pyarrow, when needed)
+
+        self.suffix = SUFFIX
+        self._open: ParquetPartWriter | None = None
+        self._writer_class = ParquetPartWriter
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append one batch as a row group, and hash its rows."""
+        chosen = self.job.config.format
+        if self._open is None:
+            self._open = self._writer_class(self._path, self.schema, compression=chosen.compression, level=chosen.level)
+        self._open.write(batch)
+        self.hasher.update(batch)
+        if self._open.bytes_written >= chosen.part_bytes:
+            self.close()
+
+    @property
+    def _path(self) -> Path:
+        return self.job.spool / f"{self.stem}-{len(self.closed):05d}.{self.suffix}"
+
+    def close(self) -> None:
+        """Complete the part that is open, if any."""
+        if self._open is not None:
+            self._open.close()
+            self.closed.append(spooled(self._path, self._open.rows))
+            self._open = None
+
+    def discard(self) -> None:
+        """Remove every spool file of the window."""
+        if self._open is not None:
+            self._open.abandon()
+            self._open = None
+        for path in self.job.spool.glob(f"{self.stem}-*"):
+            path.unlink(missing_ok=True)
+
+
+def export_window(
+    session: Session,
+    job: ExportJob,
+    window: Window,
+    servo: PageServo,
+    *,
+    attempt: int = 1,
+    stopped: Callable[[], bool] = lambda: False,
+) -> WindowManifest:
+    """Read one window and commit it.
+
+    Args:
+        session: the connection to read with.
+        job: what all windows share.
+        window: what to read.
+        servo: sizes the pages; keeps what it learns for the next window.
+        attempt: which try this is.
+        stopped: asked between pages; once true, the window is dropped.
+
+    Returns:
+        The committed manifest.
+
+    Raises:
+        InterruptedExport: `stopped` said so; nothing was committed.
+        SourceError, StoreError: nothing was committed.
+    """
+    from rivet_dagster.export.fingerprint import RowHasher  # noqa: PLC0415 (numba is paid for when reading begins)
+
+    began = time.monotonic()
+    read_at = datetime.now(timezone.utc)
+    tally = _Tally()
+    with ExitStack() as cleanup:
+        limits = BatchLimits(wire_bytes=job.config.format.row_group_bytes)
+        with session.open_window(job.table, job.key, limits) as reader:
+            opened = time.monotonic()
+            parts = PartFiles(job, window.key, reader.schema, RowHasher(reader.schema))
+            cleanup.callback(parts.discard)
+            _read_pages(reader, window, servo, parts, tally, stopped)
+            held = time.monotonic() - opened
+        try:
+            for batch in reader.finish():
+                parts.write(batch)
+            parts.close()
+        except OSError as exc:
+            raise _spool_failure(job, exc) from exc
+        fault_point("after_spool_close", window.key)
+        found = parts.hasher.fingerprint
+        manifest = WindowManifest(
+            table=job.table.label,
+            key=window.key,
+            generation=window.generation,
+            index=window.index,
+            lo=window.span.lo,
+            hi=window.span.hi or (),
+            rows=found.rows,
+            row_fingerprint=str(found),
+            schema_fingerprint=schema_fingerprint(planned_columns(job.table, reader.schema)),
+            parts=(),
+            work_id=job.work_id,
+            read_at=read_at.isoformat(timespec="milliseconds"),
+            statistics=ReadStatistics(
+                pages=tally.pages,
+                wire_bytes=tally.wire_bytes,
+                duration_s=round(time.monotonic() - began, 3),
+                longest_statement_s=round(tally.longest, 3),
+                transaction_s=round(held, 3),
+                attempts=attempt,
+            ),
+        )
+        return commit_window(job.store, manifest, parts.closed, parts.suffix)
+
+
+def _read_pages(
+    reader: WindowReader,
+    window: Window,
+    servo: PageServo,
+    parts: PartFiles,
+    tally: _Tally,
+    stopped: Callable[[], bool],
+) -> None:
+    """Read page after page until one comes back short, which proves the window's end."""
+    after = window.span.lo
+    while True:
+        if stopped():
+            raise InterruptedExport(
+                "RIVET_INTERRUPTED",
+                f"Window {window.key} was dropped.",
+                "Run it again: finished windows are kept.",
+            )
+        asked = servo.rows
+        page = reader.read_page(KeyRange(after, window.span.hi), asked)
+        tally.add(page)
+        servo.observe(asked, page.rows, page.wire_bytes, page.seconds)
+        try:
+            for batch in reader.take_batches():
+                parts.write(batch)
+        except OSError as exc:
+            raise _spool_failure(parts.job, exc) from exc
+        fault_point("after_page", window.key)
+        if page.rows < asked:
+            return
+        after = page.last_key
+
+
+def _spool_failure(job: ExportJob, exc: OSError) -> StoreError:
+    return StoreError(
+        "RIVET_SPOOL_FULL",
+        f"A part could not be written in the spool folder {job.spool.parent}: {exc.strerror or exc}.",
+        "Free space there, or name a larger folder in spool_dir.",
+        fatal=True,
+    )

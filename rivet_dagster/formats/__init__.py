@@ -1,0 +1,1 @@
+"""File formats of parts; each format is one module."""

@@ -1,0 +1,72 @@
+"""Parquet parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Compression = Literal["zstd", "snappy", "lz4", "gzip", "none"]
+SUFFIX = "parquet"
+
+
+class ParquetPartWriter:
+    """One Parquet file; every batch becomes one row group.
+
+    The bytes depend on the batches and on pyarrow's version alone: one writer, one thread, no clock, no host.
+
+    Args:
+        path: local file to create.
+        schema: of all batches.
+        compression: codec, `none` for none.
+        level: the codec's level; None for its default.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, *, compression: Compression, level: int | None) -> None:
+        self.rows = 0
+        self._sink = pa.OSFile(str(path), "wb")
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            schema,
+            compression=compression,
+            compression_level=level if compression in ("zstd", "gzip") else None,
+            store_decimal_as_integer=True,
+        )
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes in the file so far."""
+        return int(self._sink.tell())
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append a batch as one row group."""
+        # The row group's size is given: pyarrow would cut at its own default otherwise.
+        self._writer.write_batch(batch, row_group_size=max(batch.num_rows, 1))
+        self.rows += batch.num_rows
+
+    def close(self) -> None:
+        """Write the footer and close the file."""
+        self._writer.close()
+        self._sink.close()
+
+    def abandon(self) -> None:
+        """Close the file without a footer of use."""
+        with suppress(OSError, pa.ArrowException):
+            self._writer.close()
+        with suppress(OSError):
+            self._sink.close()
+
+
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of a part, a row group at a time.
+
+    Raises:
+        pyarrow.ArrowException, OSError: the file is no whole Parquet file.
+    """
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield from file.read_row_group(group, use_threads=False).to_batches()
