@@ -1,1 +1,55 @@
-"""Exports of production database tables to Parquet as Dagster assets."""
+"""Exports of production database tables to Parquet as Dagster assets.
+
+Names are imported when they are first used: the command line does not pay for Dagster, and a code location does
+not pay for drivers and kernels.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rivet_dagster.assets import build_rivet_assets
+    from rivet_dagster.errors import RivetError
+    from rivet_dagster.export.config import ExportConfig, KeysetWindows, ParquetFormat, ReadLimits
+    from rivet_dagster.resources import RivetResource
+    from rivet_dagster.translator import DagsterRivetTranslator
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "build_rivet_assets": "rivet_dagster.assets",
+    "RivetResource": "rivet_dagster.resources",
+    "DagsterRivetTranslator": "rivet_dagster.translator",
+    "ExportConfig": "rivet_dagster.export.config",
+    "KeysetWindows": "rivet_dagster.export.config",
+    "ParquetFormat": "rivet_dagster.export.config",
+    "ReadLimits": "rivet_dagster.export.config",
+    "RivetError": "rivet_dagster.errors",
+}
+
+__all__ = [
+    "build_rivet_assets",
+    "RivetResource",
+    "DagsterRivetTranslator",
+    "ExportConfig",
+    "KeysetWindows",
+    "ParquetFormat",
+    "ReadLimits",
+    "RivetError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

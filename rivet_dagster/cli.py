@@ -1,0 +1,244 @@
+"""The command line: exports without Dagster, through the same core, and validation of what is stored."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rivet_dagster.errors import RivetError
+from rivet_dagster.export.config import parse_config
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from rivet_dagster.export.documents import ExportManifest
+    from rivet_dagster.export.operations import TableExport
+    from rivet_dagster.export.plan import Plan
+    from rivet_dagster.export.runner import WindowOutcome
+    from rivet_dagster.export.validate import Report
+
+app = typer.Typer(
+    name="rivet-dagster",
+    help="Export tables of production databases to Parquet, window by window.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback with local variables would show the source's password.
+    pretty_exceptions_enable=False,
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output instead of text.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Keep the commands' names even while there are few."""
+
+
+@app.command()
+def export(
+    *,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="Address of the database: postgresql://user@host/database.",
+            envvar="RIVET_SOURCE",
+            show_envvar=True,
+        ),
+    ],
+    table: Annotated[str, typer.Option(help="schema.table")],
+    to: Annotated[str, typer.Option(help="Folder or address; the export gets a folder of its own there.")],
+    key: Annotated[str | None, typer.Option(help="Key columns, separated by commas; default: the best.")] = None,
+    rows_per_window: Annotated[int | None, typer.Option(help="Default: by the width of the rows.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Connections that read at the same time.")] = 2,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Read every window anew after an interruption.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Plan, export and seal one table. Started again after an interruption, it goes on where it stopped."""
+    windows: dict[str, Any] = {"rows": rows_per_window}
+    if key is not None:
+        windows["columns"] = tuple(name.strip() for name in key.split(","))
+    from rivet_dagster.export.operations import TableExport  # noqa: PLC0415 (help pages stay quick)
+
+    prepared = TableExport(parse_config({"table": table, "windows": windows}), source, to)
+    _print_sealed(*_export(prepared, workers, fresh=fresh, quiet=as_json), prepared, as_json=as_json)
+
+
+@app.command()
+def validate(
+    uri: Annotated[str, typer.Argument(help="The export's folder: URI/schema.table.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Read a sealed export again and hold every part, row and window against its seal."""
+    from rivet_dagster.export.seal import load_seal  # noqa: PLC0415
+    from rivet_dagster.export.validate import validate_export  # noqa: PLC0415
+    from rivet_dagster.stores import open_store  # noqa: PLC0415
+
+    store = open_store(uri)
+    seal = load_seal(store)
+    with _progress(quiet=as_json) as progress:
+        task = progress.add_task("validating", total=seal.bytes if seal else None)
+        report = validate_export(store, lambda size: progress.advance(task, size))
+    _print_report(report, as_json=as_json)
+    if not report.ok:
+        raise typer.Exit(3)
+
+
+@app.command()
+def warm() -> None:
+    """Compile the kernels into their cache, so that no export has to."""
+    from rivet_dagster.export.warm import warm_kernels  # noqa: PLC0415
+
+    began = time.monotonic()
+    folder = warm_kernels()
+    _out(f"Kernels are compiled in {folder} ({time.monotonic() - began:.1f} s).")
+
+
+def _export(prepared: TableExport, workers: int, *, fresh: bool, quiet: bool) -> tuple[ExportManifest, dict[str, Any]]:
+    from rivet_dagster.export.operations import begin_work, end_work  # noqa: PLC0415
+
+    began = time.monotonic()
+    with _progress(quiet=quiet) as progress:
+        task = progress.add_task(f"planning {prepared.config.table}", total=None)
+        plan, _ = prepared.plan()
+        work_id, resumed = begin_work(prepared.store, fresh=fresh)
+        progress.update(task, description=prepared.config.table, total=sum(w.planned_rows for w in plan.windows))
+        outcomes = _run(prepared, plan, work_id, workers, progress, task)
+        seal = prepared.seal(plan)
+    end_work(prepared.store)
+    read = [o.manifest.statistics for o in outcomes if o.manifest is not None and not o.reused]
+    return seal, {
+        "resumed": resumed,
+        "windows_reused": sum(outcome.reused for outcome in outcomes),
+        "seconds": round(time.monotonic() - began, 3),
+        "longest_statement_s": max((r.longest_statement_s for r in read), default=0.0),
+        "longest_transaction_s": max((r.transaction_s for r in read), default=0.0),
+    }
+
+
+def _run(
+    prepared: TableExport, plan: Plan, work_id: str, workers: int, progress: Progress, task: TaskID
+) -> list[WindowOutcome]:
+    done: list[WindowOutcome] = []
+    failed: list[WindowOutcome] = []
+    with closing(prepared.run(plan, plan.windows, work_id, workers)) as outcomes:
+        for outcome in outcomes:
+            (done if outcome.error is None else failed).append(outcome)
+            progress.advance(task, outcome.window.planned_rows)
+    if failed:
+        raise _windows_failed(failed, len(plan.windows))
+    return done
+
+
+def _windows_failed(failed: list[WindowOutcome], windows: int) -> BaseException:
+    from rivet_dagster.export.seal import named  # noqa: PLC0415
+
+    first = failed[0].error
+    if not isinstance(first, RivetError):
+        assert first is not None
+        return first
+    if first.fatal:
+        return first
+    return type(first)(
+        first.code,
+        f"{len(failed)} of {windows} windows failed: {named(sorted(o.window.key for o in failed))}. {first.what}",
+        f"{first.advice} The other windows are kept: start again to go on.",
+        retryable=all(isinstance(o.error, RivetError) and o.error.retryable for o in failed),
+    )
+
+
+def _progress(*, quiet: bool) -> Progress:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    # On standard error, and only for people: standard output is for the result.
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=quiet or not sys.stderr.isatty(),
+        transient=True,
+    )
+
+
+def _print_sealed(seal: ExportManifest, run: dict[str, Any], prepared: TableExport, *, as_json: bool) -> None:
+    parts = sum(len(window.parts) for window in seal.windows)
+    facts = {
+        "table": seal.table,
+        "uri": prepared.store.uri,
+        "seal_id": seal.seal_id,
+        "rows": seal.rows,
+        "windows": len(seal.windows),
+        "parts": parts,
+        "bytes": seal.bytes,
+        "row_fingerprint": seal.row_fingerprint,
+        **run,
+    }
+    if as_json:
+        _out(json.dumps(facts))
+        return
+    seconds = run["seconds"]
+    _table(
+        f"{seal.table} is sealed in {prepared.store.uri}",
+        {
+            "rows": f"{seal.rows:,}",
+            "windows": f"{len(seal.windows):,}"
+            + (f" ({run['windows_reused']:,} from the earlier try)" if run["windows_reused"] else ""),
+            "parts": f"{parts:,}",
+            "size": f"{seal.bytes / 1e6:,.1f} MB",
+            "took": f"{seconds:,.1f} s, {seal.rows / seconds if seconds else 0:,.0f} rows/s",
+            "longest statement": f"{run['longest_statement_s']:.2f} s",
+            "longest transaction": f"{run['longest_transaction_s']:.2f} s",
+            "row fingerprint": seal.row_fingerprint,
+        },
+    )
+
+
+def _print_report(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        _out(json.dumps(report.to_json()))
+        return
+    sound = f"{report.rows:,} rows in {report.parts:,} parts of {report.windows:,} windows"
+    if report.ok:
+        _out(f"{report.table} is sound: {sound}, seal {report.seal_id}.")
+        return
+    _table(
+        f"{report.table} is damaged ({sound}); export these windows again",
+        {f"{f.window} {f.path}".strip() or report.table: f"{f.code}: {f.what}" for f in report.findings},
+    )
+
+
+def _table(title: str, rows: dict[str, str]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console(soft_wrap=True).print(table)
+
+
+def _out(text: str) -> None:
+    typer.echo(text)
+
+
+def main() -> None:
+    """Run the command line; errors become a message and an exit code: 0, 1 error, 2 retryable, 3 integrity, 4 drift."""
+    as_json = "--json" in sys.argv
+    try:
+        app(standalone_mode=True)
+    except RivetError as exc:
+        if as_json:
+            _out(json.dumps({"error": exc.to_json()}))
+        typer.secho(f"{exc.code}: {exc.what}", err=True, fg="red")
+        typer.secho(exc.advice, err=True)
+        sys.exit(exc.process_exit_code)
+    except KeyboardInterrupt:
+        typer.secho("Stopped. Finished windows are kept: start again to go on.", err=True)
+        sys.exit(130)

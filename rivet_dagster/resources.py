@@ -1,0 +1,145 @@
+"""The resource that wraps a source database and a destination."""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from rivet_dagster._compat import work_id_of
+from rivet_dagster.errors import ConfigError, RivetError
+from rivet_dagster.export.config import ExportConfig
+from rivet_dagster.export.faults import fault_point
+from rivet_dagster.export.operations import TableExport
+from rivet_dagster.export.runner import WindowOutcome
+from rivet_dagster.export.seal import named
+from rivet_dagster.metadata import plan_metadata, seal_metadata, window_event
+from rivet_dagster.partitions import publish_windows
+
+# In most failures the first few errors say it all; the others are in the windows' own log lines.
+_ERRORS_SHOWN = 5
+
+
+class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """A source database and the place that its tables are exported to.
+
+    Nothing is connected when definitions load, and nothing is kept between runs: plans, manifests and seals are in
+    the destination.
+
+    Example:
+        .. code-block:: python
+
+            RivetResource(source=dg.EnvVar("PG_DSN"), destination="/data/lake", workers=2)
+    """
+
+    source: str = Field(
+        description="Address of the database, postgresql://user:password@host/database. Give it as an EnvVar: "
+        "an address with a password in it is refused."
+    )
+    destination: str = Field(description="Folder or address below which every table gets a folder.")
+    workers: int = Field(default=2, ge=1, le=64, description="Connections that read windows at the same time.")
+    spool_dir: str | None = Field(
+        default=None,
+        description="Local folder for parts that are being written; the temporary folder by default.",
+    )
+
+    def get_resource_definition(self) -> Any:
+        """The resource as Dagster binds it; refuses an address with a password in it.
+
+        Raises:
+            ConfigError: RIVET_CONFIG_SECRET. Dagster stores and shows literal values of a resource.
+        """
+        authority = str(self.source).partition("://")[2].partition("/")[0]
+        if not isinstance(self.source, dg.EnvVar) and ":" in authority.rpartition("@")[0]:
+            raise ConfigError(
+                "RIVET_CONFIG_SECRET",
+                "The address of the source holds a password, which Dagster would store and show.",
+                "Put the address into an environment variable and give its name: source=dg.EnvVar(...).",
+            )
+        return super().get_resource_definition()
+
+    def open(self, config: ExportConfig) -> TableExport:
+        """The export of one table, for code that calls plan, run and seal itself."""
+        return TableExport(config, self.source, self.destination, self.spool_dir)
+
+    def plan(
+        self, context: dg.AssetExecutionContext, config: ExportConfig, table_key: dg.AssetKey
+    ) -> dg.MaterializeResult[None]:
+        """Extend the plan of a table and make its windows partitions of `table_key`."""
+        with _explained():
+            export = self.open(config)
+            plan, appended = export.plan()
+        published = publish_windows(context.instance, table_key, plan)
+        context.log.info(f"{len(plan.windows)} windows, {appended} new in the plan, {published} new as partitions")
+        return dg.MaterializeResult(
+            metadata=plan_metadata(export.store, plan, appended),
+            data_version=dg.DataVersion(plan.fingerprint),
+        )
+
+    def export(
+        self, context: dg.AssetExecutionContext, config: ExportConfig, table_key: dg.AssetKey
+    ) -> Generator[Any, None, None]:
+        """Export the run's partitions, each reported the moment it is committed.
+
+        A generator that never yields: an output would make Dagster add a blank event for every partition.
+
+        Raises:
+            dagster.Failure: windows failed; the others are committed and reported.
+        """
+        with _explained():
+            export = self.open(config)
+            plan = export.planned()
+            windows = plan.select(context.partition_keys)
+        spec = context.assets_def.specs_by_key[table_key]
+        failed: list[WindowOutcome] = []
+        outcomes = export.run(plan, windows, work_id_of(context), self.workers)
+        with _explained(), closing(outcomes):
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    failed.append(outcome)
+                    context.log.error(f"Window {outcome.window.key} failed. {outcome.error}")
+                    continue
+                fault_point("before_event", outcome.window.key)
+                context.log_event(window_event(table_key, export.store, outcome, spec.code_version))
+                fault_point("after_event", outcome.window.key)
+        if failed:
+            raise _failure(failed, len(windows))
+        yield from ()
+
+    def complete(self, context: dg.AssetExecutionContext, config: ExportConfig) -> dg.MaterializeResult[None]:
+        """Verify every window of a table and write the seal."""
+        with _explained():
+            export = self.open(config)
+            seal = export.seal(export.planned())
+        context.log.info(f"Sealed {seal.rows} rows in {len(seal.windows)} windows as {seal.seal_id}")
+        return dg.MaterializeResult(
+            metadata=seal_metadata(export.store, seal), data_version=dg.DataVersion(seal.row_fingerprint)
+        )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Fail the step with a typed error's code and advice where Dagster's UI shows them."""
+    try:
+        yield
+    except RivetError as exc:
+        raise dg.Failure(
+            description=str(exc),
+            metadata={"rivet/code": exc.code, "rivet/advice": exc.advice},
+            allow_retries=exc.retryable,
+        ) from exc
+
+
+def _failure(failed: list[WindowOutcome], windows: int) -> dg.Failure:
+    keys = sorted(outcome.window.key for outcome in failed)
+    reasons = list(dict.fromkeys(str(outcome.error) for outcome in failed))
+    return dg.Failure(
+        description=f"{len(failed)} of {windows} windows failed: {named(keys)}. {' '.join(reasons[:_ERRORS_SHOWN])}",
+        metadata={
+            "rivet/failed_windows": dg.MetadataValue.json(keys),
+            "rivet/errors": dg.MetadataValue.json(reasons[:_ERRORS_SHOWN]),
+        },
+        # The engine has tried each window already; a retry of the step would only repeat the same list.
+        allow_retries=False,
+    )
