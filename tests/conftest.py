@@ -1,0 +1,62 @@
+"""Fixtures that every kind of test shares: a real PostgreSQL server, and a database of its own for each test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from demo.postgres import EmbeddedPostgres
+
+PASSWORD = "s3cr3t/pass@word"  # needs percent-encoding in an address
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One server for the whole session. Without fsync: what is tested is not this server's durability."""
+    server = EmbeddedPostgres(
+        tmp_path_factory.mktemp("postgres") / "server",
+        password=PASSWORD,
+        settings={"fsync": "off", "full_page_writes": "off", "shared_buffers": "256MB", "max_wal_size": "4GB"},
+    )
+    with server:
+        yield server
+    server.destroy()
+
+
+@pytest.fixture
+def dsn(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """Address of an empty database."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        yield postgres.dsn(name)
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
+
+
+@pytest.fixture
+def database(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to that database, as its owner, in autocommit."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    """A folder to export to; it does not exist yet."""
+    return tmp_path / "lake"
+
+
+@pytest.fixture
+def sql(database: psycopg.Connection[Any]) -> Callable[[str], list[tuple[Any, ...]]]:
+    """Run SQL as the owner; gives the rows, if any."""
+
+    def run(statement: str) -> list[tuple[Any, ...]]:
+        cursor = database.execute(statement)  # type: ignore[call-overload]
+        return list(cursor.fetchall()) if cursor.description else []
+
+    return run

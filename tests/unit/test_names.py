@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rivet_dagster.errors import ConfigError
+from rivet_dagster.export.names import parse_table, parse_window_key, part_path, table_folder, window_key
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("public.orders", ("public", "orders")),
+        ('"My Schema".orders', ("My Schema", "orders")),
+        ('public."a.b"', ("public", "a.b")),
+        ('"a""b"."c d"', ('a"b', "c d")),
+    ],
+)
+def test_table_names_are_parsed(text: str, expected: tuple[str, str]) -> None:
+    assert parse_table(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "orders", "a.b.c", ".orders", "public.", '"public.orders', "public.or ders"])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_table(text)
+    assert caught.value.code == "RIVET_CONFIG_TABLE"
+
+
+NAME = st.text(min_size=1, max_size=12).filter(lambda text: "\0" not in text)
+
+
+@given(NAME, NAME)
+def test_quoted_names_come_back(schema: str, name: str) -> None:
+    quoted = ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
+    assert parse_table(quoted) == (schema, name)
+
+
+@given(st.tuples(NAME, NAME), st.tuples(NAME, NAME))
+def test_folders_are_distinct_and_plain(one: tuple[str, str], other: tuple[str, str]) -> None:
+    folder = table_folder(*one)
+    assert (folder == table_folder(*other)) == (one == other)
+    assert folder.isascii() and not set(folder) & set('/\\%~#?*<>|:="')
+
+
+def test_folder_of_a_plain_name_is_the_name() -> None:
+    assert table_folder("public", "order_items") == "public.order_items"
+    assert table_folder("public", "my table") == "public.my_x0020_table"
+
+
+@given(st.integers(1, 99), st.integers(0, 10_000_000))
+def test_window_keys_come_back(generation: int, index: int) -> None:
+    assert parse_window_key(window_key(generation, index)) == (generation, index)
+
+
+def test_other_keys_are_refused() -> None:
+    with pytest.raises(ValueError, match="no window key"):
+        parse_window_key("g1-w17")
+
+
+def test_part_names_hold_the_fingerprint() -> None:
+    path = part_path(1, 17, 0, "xxh3-128:00112233445566778899aabbccddeeff", "parquet")
+    assert path == "g1/data/w000017/part-00000-0011223344556677.parquet"
