@@ -42,7 +42,7 @@ def window_metadata(store: Store, manifest: WindowManifest, *, reused: bool) -> 
         "rivet/row_fingerprint": dg.MetadataValue.text(manifest.row_fingerprint),
         "rivet/content_fingerprints": dg.MetadataValue.json([part.content_fingerprint for part in manifest.parts]),
         "rivet/duration_s": dg.MetadataValue.float(seconds),
-        "rivet/rows_per_s": dg.MetadataValue.float(round(manifest.rows / seconds) if seconds else 0.0),
+        "rivet/rows_per_s": dg.MetadataValue.float(round(manifest.rows / seconds, 1) if seconds else 0.0),
         "rivet/longest_statement_s": dg.MetadataValue.float(read.longest_statement_s),
         "rivet/transaction_s": dg.MetadataValue.float(read.transaction_s),
         "rivet/pages": dg.MetadataValue.int(read.pages),

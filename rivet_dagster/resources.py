@@ -1,5 +1,6 @@
 """The resource that wraps a source database and a destination."""
 
+import re
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -19,6 +20,9 @@ from rivet_dagster.partitions import publish_windows
 
 # In most failures the first few errors say it all; the others are in the windows' own log lines.
 _ERRORS_SHOWN = 5
+
+
+_PASSWORD = re.compile(r"://[^/@]*:[^@]*@|[?&]password=", re.IGNORECASE)
 
 
 class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -50,8 +54,8 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             ConfigError: RIVET_CONFIG_SECRET. Dagster stores and shows literal values of a resource.
         """
-        authority = str(self.source).partition("://")[2].partition("/")[0]
-        if not isinstance(self.source, dg.EnvVar) and ":" in authority.rpartition("@")[0]:
+        # An EnvVar is a str too, but one that refuses to be read here.
+        if not isinstance(self.source, dg.EnvVar) and _PASSWORD.search(self.source):
             raise ConfigError(
                 "RIVET_CONFIG_SECRET",
                 "The address of the source holds a password, which Dagster would store and show.",

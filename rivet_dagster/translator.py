@@ -6,6 +6,7 @@ from typing import Literal
 import dagster as dg
 
 from rivet_dagster.export.config import ExportConfig
+from rivet_dagster.export.names import plain_name
 
 Role = Literal["plan", "table", "complete"]
 
@@ -44,7 +45,6 @@ class DagsterRivetTranslator:
         )
 
     def get_asset_key(self, data: RivetTranslatorData) -> dg.AssetKey:
-        """`schema/table`, and below it `plan` and `complete`."""
-        schema, name = data.config.relation
-        table = [schema, name]
+        """`schema/table`, and below it `plan` and `complete`; with plain names, as Dagster wants them."""
+        table = [plain_name(part) for part in data.config.relation]
         return dg.AssetKey(table if data.role == "table" else [*table, data.role])

@@ -41,11 +41,12 @@ def _unquoted(match: re.Match[str]) -> str:
 
 
 def table_folder(schema: str, name: str) -> str:
-    """Name of an export's folder: `schema.table`, other characters escaped as SQL/XML does (`_x0020_`)."""
-    return f"{_escaped(schema)}.{_escaped(name)}"
+    """Name of an export's folder: `schema.table`, with plain names."""
+    return f"{plain_name(schema)}.{plain_name(name)}"
 
 
-def _escaped(text: str) -> str:
+def plain_name(text: str) -> str:
+    """The text with all but ASCII letters, digits, `_` and `-` escaped as SQL/XML does (`_x0020_`)."""
     # An underscore that would read as the start of an escape is escaped itself, so that names stay distinct.
     return "".join(
         c if _PLAIN.fullmatch(c) and not (c == "_" and text[i + 1 : i + 2] == "x") else f"_x{ord(c):04X}_"
