@@ -13,6 +13,7 @@ import enum
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -99,8 +100,7 @@ class CopyDecoder:
         self._batch_bytes = batch_bytes
         self._batch_rows = batch_rows
         self._columns = [_column_buffers(column) for column in columns]
-        self._bytes = 0
-        self._rows = 0
+        self._rows = self._bytes = 0
         self._complete: list[pa.RecordBatch] = []
         self._starts = np.empty(_BLOCK_ROWS, np.int64)
         self._last_row = b""
@@ -114,28 +114,24 @@ class CopyDecoder:
                 RIVET_VALUE_UNSUPPORTED for a value that the column's Arrow type cannot hold exactly;
                 RIVET_VALUE_TOO_LARGE for more than 2 GiB in one column of a batch.
         """
-        self._raise_again()
         stream = page[:length]
         if not stream.flags.writeable:
             stream = stream.copy()  # numba would compile every kernel once more for read-only arrays
-        try:
+        with self._ending_at_errors():
             return self._decode_stream(stream)
-        except SourceError as error:
-            self._error = error
-            raise
 
     def take_batches(self) -> Iterator[pa.RecordBatch]:
         """Batches that are complete and were not taken yet."""
-        self._raise_again()
-        complete, self._complete = self._complete, []
-        return iter(complete)
+        with self._ending_at_errors():
+            complete, self._complete = self._complete, []
+            return iter(complete)
 
     def finish(self) -> Iterator[pa.RecordBatch]:
         """Every batch that was not taken yet; the last one is what the limits left."""
-        self._raise_again()
-        if self._rows:
-            self._cut()
-        return self.take_batches()
+        with self._ending_at_errors():
+            if self._rows:
+                self._cut()
+            return self.take_batches()
 
     def last_row(self, indices: Sequence[int]) -> list[bytes | None]:
         """Wire bytes of the fields at `indices` in the last row of the last page, None for NULL.
@@ -143,15 +139,21 @@ class CopyDecoder:
         Raises:
             LookupError: the last page held no row.
         """
-        self._raise_again()
-        if not self._last_row:
-            raise LookupError("the last page held no row")
-        fields = [None if field is None else bytes(field) for field in _fields(memoryview(self._last_row))]
-        return [fields[index] for index in indices]
+        with self._ending_at_errors():
+            if not self._last_row:
+                raise LookupError("the last page held no row")
+            fields = [None if field is None else bytes(field) for field in _fields(memoryview(self._last_row))]
+            return [fields[index] for index in indices]
 
-    def _raise_again(self) -> None:
+    @contextmanager
+    def _ending_at_errors(self) -> Iterator[None]:
         if self._error is not None:
             raise self._error
+        try:
+            yield
+        except SourceError as error:
+            self._error = error
+            raise
 
     def _decode_stream(self, stream: npt.NDArray[np.uint8]) -> int:
         at = _after_header(stream[: _HEADER.size].tobytes(), stream.size)
@@ -210,11 +212,10 @@ class _ColumnBuffers(ABC):
         """The first `rows` values as an Arrow array that owns the buffers, which are replaced by new ones."""
         validity = None
         if self._null_count:
-            validity = _buffer(np.packbits(self._nulls[:rows] == 0, bitorder="little"))
+            validity = pa.py_buffer(np.packbits(self._nulls[:rows] == 0, bitorder="little").data)
         arrow_type = self._column.field.type
         storage_type = _storage_type(arrow_type)
-        buffers = [validity, *map(_buffer, self._take_buffers(rows))]
-        array = pa.Array.from_buffers(storage_type, rows, buffers, self._null_count)
+        array = pa.Array.from_buffers(storage_type, rows, [validity, *self._take_buffers(rows)], self._null_count)
         self._null_count = 0
         self._nulls = np.zeros_like(self._nulls)
         return array if storage_type == arrow_type else pa.ExtensionArray.from_storage(arrow_type, array)
@@ -224,7 +225,7 @@ class _ColumnBuffers(ABC):
         """Make room and call the kernel; gives what the kernel returns."""
 
     @abstractmethod
-    def _take_buffers(self, rows: int) -> list[npt.NDArray[Any]]:
+    def _take_buffers(self, rows: int) -> list[pa.Buffer]:
         """Arrow's buffers of `rows` values, the validity left out; new ones take their place."""
 
 
@@ -260,12 +261,12 @@ class _FixedBuffers(_ColumnBuffers):
         nulls = self._nulls[at : at + pos.size]
         return layout.kernel(page, pos, self._values[begin:end], nulls, *layout.target)
 
-    def _take_buffers(self, rows: int) -> list[npt.NDArray[Any]]:
+    def _take_buffers(self, rows: int) -> list[pa.Buffer]:
         values = self._values[: rows * self._layout.items]
         self._values = _empty(self._values.size, self._values.dtype)
         if self._column.form is Form.BOOL:
-            return [np.packbits(values, bitorder="little")]
-        return [values]
+            values = np.packbits(values, bitorder="little")
+        return [pa.py_buffer(values.data)]
 
 
 class _BytesBuffers(_ColumnBuffers):
@@ -292,55 +293,41 @@ class _BytesBuffers(_ColumnBuffers):
             kernels.copy_bytes(page, pos, offsets, self._data, self._prefix)
         return outcome
 
-    def _take_buffers(self, rows: int) -> list[npt.NDArray[Any]]:
+    def _take_buffers(self, rows: int) -> list[pa.Buffer]:
         offsets = self._offsets[: rows + 1]
         data = self._data[: offsets[-1]]
+        buffers = [pa.py_buffer(offsets.data), pa.py_buffer(data.data)]
         self._renew(self._offsets.size, self._data.size)
-        if self._is_text:
-            self._check_text(rows, offsets, data)
-        return [offsets, data]
-
-    def _check_text(self, rows: int, offsets: npt.NDArray[np.int32], data: npt.NDArray[np.uint8]) -> None:
-        """Refuse what is not UTF-8: "char" and databases of no encoding may hold any byte."""
-        if data.max(initial=0) < 0x80:
-            return  # ASCII needs no second look, and this one costs next to nothing
-        try:
-            pa.Array.from_buffers(pa.string(), rows, [None, _buffer(offsets), _buffer(data)]).validate(full=True)
-        except pa.ArrowInvalid:
-            raise _unsupported(self._column, "text that is not valid UTF-8") from None
+        # "char" and databases without an encoding may hold any byte. ASCII, told at next to no cost, is UTF-8.
+        if self._is_text and data.max(initial=0) >= 0x80:
+            try:
+                pa.Array.from_buffers(pa.string(), rows, [None, *buffers]).validate(full=True)
+            except pa.ArrowInvalid:
+                raise _unsupported(self._column, "text that is not valid UTF-8") from None
+        return buffers
 
 
-def _is_timestamp(storage: pa.DataType) -> bool:
-    return pa.types.is_timestamp(storage) and storage.unit == "us"
-
-
-def _is_decimal(storage: pa.DataType) -> bool:
-    return isinstance(storage, _DECIMALS)
-
-
-def _is_sixteen_bytes(storage: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_binary(storage) and storage.byte_width == 16
-
-
-def _is_bytes(storage: pa.DataType) -> bool:
-    return pa.types.is_string(storage) or pa.types.is_binary(storage)
-
-
-_GIVES: dict[Form, Callable[[pa.DataType], bool]] = {
-    Form.BOOL: pa.types.is_boolean,
-    Form.INT2: pa.types.is_int16,
-    Form.INT4: pa.types.is_int32,
-    Form.INT8: pa.types.is_int64,
-    Form.FLOAT4: pa.types.is_float32,
-    Form.FLOAT8: pa.types.is_float64,
-    Form.NUMERIC: _is_decimal,
-    Form.DATE: pa.types.is_date32,
-    Form.TIMESTAMP: _is_timestamp,
-    Form.UUID: _is_sixteen_bytes,
-    Form.BYTES: _is_bytes,
-    Form.JSONB: pa.types.is_string,
+_STORAGE: dict[Form, list[pa.DataType]] = {
+    Form.BOOL: [pa.bool_()],
+    Form.INT2: [pa.int16()],
+    Form.INT4: [pa.int32()],
+    Form.INT8: [pa.int64()],
+    Form.FLOAT4: [pa.float32()],
+    Form.FLOAT8: [pa.float64()],
+    Form.DATE: [pa.date32()],
+    Form.UUID: [pa.binary(16)],
+    Form.BYTES: [pa.string(), pa.binary()],
+    Form.JSONB: [pa.string()],
 }
-"""Tells the Arrow storage types that a form gives."""
+"""The Arrow storage types that a form gives, where they have no parameters."""
+
+
+def _gives(form: Form, storage: pa.DataType) -> bool:
+    if form is Form.NUMERIC:
+        return isinstance(storage, _DECIMALS)
+    if form is Form.TIMESTAMP:
+        return isinstance(storage, pa.TimestampType) and storage.unit == "us"
+    return storage in _STORAGE[form]
 
 
 def _epoch(shift: int, bits: int) -> tuple[tuple[int, int, int]]:
@@ -372,7 +359,7 @@ def _numeric_layout(decimal: _Decimal) -> _Layout:
 def _column_buffers(column: WireColumn) -> _ColumnBuffers:
     """Empty buffers for `column`; ValueError where its form does not give its Arrow type."""
     storage = _storage_type(column.field.type)
-    if not _GIVES[column.form](storage):
+    if not _gives(column.form, storage):
         raise ValueError(f"wire form {column.form.value} does not give {column.field.type}")
     if isinstance(storage, _DECIMALS):
         return _FixedBuffers(column, _numeric_layout(storage))
@@ -389,10 +376,6 @@ def _empty(size: int, item: npt.DTypeLike) -> npt.NDArray[Any]:
     """An array from Arrow's memory pool, which keeps what batches give back; malloc would fault it in anew."""
     memory: Any = pa.allocate_buffer(size * np.dtype(item).itemsize)
     return np.frombuffer(memory, item)
-
-
-def _buffer(array: npt.NDArray[Any]) -> pa.Buffer:
-    return pa.py_buffer(array.data)
 
 
 def _grown(
@@ -478,23 +461,18 @@ def _refusal(column: WireColumn, value: memoryview | None) -> SourceError:
 
 def _reason(column: WireColumn, value: bytes) -> str | None:
     """What is special about a value that Arrow cannot hold; None for bytes that are no value of the form."""
-    if column.form is Form.DATE and len(value) == 4:
-        return _moment_reason("date", value)
-    if column.form is Form.TIMESTAMP and len(value) == 8:
-        return _moment_reason("timestamp", value)
+    if len(value) == {Form.DATE: 4, Form.TIMESTAMP: 8}.get(column.form):
+        return _moment_reason(column.form.value, value)
     if isinstance(column.field.type, _DECIMALS):
         return _numeric_reason(value, column.field.type)
     return None
 
 
 def _moment_reason(kind: str, value: bytes) -> str:
-    bits = 8 * len(value)
+    limit = 2 ** (8 * len(value) - 1)
     count = int.from_bytes(value, "big", signed=True)
-    if count == 2 ** (bits - 1) - 1:
-        return f"the {kind} 'infinity'"
-    if count == -(2 ** (bits - 1)):
-        return f"the {kind} '-infinity'"
-    return f"a {kind} too late for {bits} bits from 1970 on"
+    infinity = {limit - 1: "infinity", -limit: "-infinity"}.get(count)
+    return f"the {kind} '{infinity}'" if infinity else f"a {kind} too late to be counted from 1970 on"
 
 
 _NUMERIC_HEADER = struct.Struct(">HhHH")

@@ -53,9 +53,6 @@ def run(dsn: str) -> Callable[[Any], None]:
             holders = ", ".join(["%s"] * len(names))
             for row in rows:
                 connection.execute(f"INSERT INTO public.t VALUES ({holders}) ON CONFLICT DO NOTHING", row)  # type: ignore[call-overload]
-            expected = connection.execute(
-                f"SELECT count(*) FROM public.t GROUP BY () UNION ALL SELECT 0 LIMIT 1"
-            ).fetchone()
             keys = (
                 connection.cursor(binary=True)
                 .execute(
@@ -67,8 +64,6 @@ def run(dsn: str) -> Callable[[Any], None]:
             export = prepared(dsn, Path(folder), "public.t", rows=window_rows)
             outcomes = export_all(export, workers=workers)
             found = exported_rows(Path(folder) / "public.t")
-        assert expected is not None
-        assert len(found) == len(keys) == expected[0]
         assert [repr(row) for row in found] == [repr(_utc(row)) for row in keys]
         assert all(outcome.manifest is not None and outcome.manifest.rows for outcome in outcomes)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +27,7 @@ def test_first_page_is_a_probe() -> None:
 def test_settles_at_the_byte_target() -> None:
     sizes = feed(PageServo(16 * MIB, 1.0, row_bytes=100), 200, 1e-7, 30)
     assert sizes[-1] == 16 * MIB // 200
-    assert all(later <= earlier * 1.5 + 1 for earlier, later in zip(sizes, sizes[1:], strict=False))
+    assert all(later <= earlier * 1.5 + 1 for earlier, later in pairwise(sizes))
 
 
 def test_a_slow_server_gets_smaller_pages() -> None:

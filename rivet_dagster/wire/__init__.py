@@ -1,0 +1,1 @@
+"""Compiled decoders: bytes of a wire protocol to Arrow columns."""
