@@ -1,0 +1,5 @@
+"""The demo: five real tables, a private PostgreSQL, Dagster's services and Parquet in a local folder."""
+
+
+class DemoError(RuntimeError):
+    """Something that the demo needs failed; the message says what, and where to look."""
