@@ -170,7 +170,7 @@ def _part_fault(store: Store, window: SealedWindow, part: Part) -> Finding | Non
 
 
 def _rows_of(store: Store, part: Part, folder: Path) -> Fingerprint:
-    from rivet_dagster.export.fingerprint import RowHasher  # noqa: PLC0415 (numba, when parts are read)
+    from rivet_dagster.export.rowhash import RowHasher  # noqa: PLC0415 (numba, when parts are read)
     from rivet_dagster.formats.parquet import read_batches  # noqa: PLC0415
 
     copy = folder / "part"

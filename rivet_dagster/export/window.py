@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,7 +24,7 @@ from rivet_dagster.stores.base import Store
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from rivet_dagster.export.fingerprint import RowHasher
+    from rivet_dagster.export.rowhash import RowHasher
 
 
 @dataclass(frozen=True)
@@ -79,22 +79,36 @@ class PartFiles:
         self._open: ParquetPartWriter | None = None
         self._writer_class = ParquetPartWriter
 
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Append one batch as a row group, and hash its rows."""
+    def extend(self, batches: Iterator[pa.RecordBatch]) -> None:
+        """Append batches, each as a row group, and hash their rows.
+
+        Raises:
+            StoreError: RIVET_SPOOL_FULL.
+        """
+        with _spool_errors(self.job):
+            for batch in batches:
+                self._write(batch)
+                del batch  # the next one is decoded only after this one is freed
+
+    def _write(self, batch: pa.RecordBatch) -> None:
         chosen = self.job.config.format
         if self._open is None:
             self._open = self._writer_class(self._path, self.schema, compression=chosen.compression, level=chosen.level)
         self._open.write(batch)
         self.hasher.update(batch)
         if self._open.bytes_written >= chosen.part_bytes:
-            self.close()
+            self._close()
 
     @property
     def _path(self) -> Path:
         return self.job.spool / f"{self.stem}-{len(self.closed):05d}.{self.suffix}"
 
     def close(self) -> None:
-        """Complete the part that is open, if any."""
+        """Complete the part that is open, if any; errors as in `extend`."""
+        with _spool_errors(self.job):
+            self._close()
+
+    def _close(self) -> None:
         if self._open is not None:
             self._open.close()
             self.closed.append(spooled(self._path, self._open.rows))
@@ -135,7 +149,7 @@ def export_window(
         InterruptedExport: `stopped` said so; nothing was committed.
         SourceError, StoreError: nothing was committed.
     """
-    from rivet_dagster.export.fingerprint import RowHasher  # noqa: PLC0415 (numba is paid for when reading begins)
+    from rivet_dagster.export.rowhash import RowHasher  # noqa: PLC0415 (numba is paid for when reading begins)
 
     began = time.monotonic()
     read_at = datetime.now(timezone.utc)
@@ -148,12 +162,8 @@ def export_window(
             cleanup.callback(parts.discard)
             _read_pages(reader, window, servo, parts, tally, stopped)
             held = time.monotonic() - opened
-        try:
-            for batch in reader.finish():
-                parts.write(batch)
-            parts.close()
-        except OSError as exc:
-            raise _spool_failure(job, exc) from exc
+        parts.extend(reader.finish())
+        parts.close()
         fault_point("after_spool_close", window.key)
         found = parts.hasher.fingerprint
         manifest = WindowManifest(
@@ -202,21 +212,21 @@ def _read_pages(
         page = reader.read_page(KeyRange(after, window.span.hi), asked)
         tally.add(page)
         servo.observe(asked, page.rows, page.wire_bytes, page.seconds)
-        try:
-            for batch in reader.take_batches():
-                parts.write(batch)
-        except OSError as exc:
-            raise _spool_failure(parts.job, exc) from exc
+        parts.extend(reader.decode_page())
         fault_point("after_page", window.key)
         if page.rows < asked:
             return
-        after = page.last_key
+        after = reader.last_key()
 
 
-def _spool_failure(job: ExportJob, exc: OSError) -> StoreError:
-    return StoreError(
-        "RIVET_SPOOL_FULL",
-        f"A part could not be written in the spool folder {job.spool.parent}: {exc.strerror or exc}.",
-        "Free space there, or name a larger folder in spool_dir.",
-        fatal=True,
-    )
+@contextmanager
+def _spool_errors(job: ExportJob) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise StoreError(
+            "RIVET_SPOOL_FULL",
+            f"A part could not be written in the spool folder {job.spool.parent}: {exc.strerror or exc}.",
+            "Free space there, or name a larger folder in spool_dir.",
+            fatal=True,
+        ) from exc

@@ -114,13 +114,11 @@ class Page:
         rows: rows it returned.
         wire_bytes: bytes of the rows on the wire.
         seconds: from sending the statement to its last byte, decoding and writing not included.
-        last_key: key of its last row; None for an empty page.
     """
 
     rows: int
     wire_bytes: int
     seconds: float
-    last_key: KeyText | None
 
 
 class WindowReader(Protocol):
@@ -130,15 +128,22 @@ class WindowReader(Protocol):
     """Arrow schema of the batches: types, nullability and native type names of the table's columns."""
 
     def read_page(self, span: KeyRange, limit: int) -> Page:
-        """Run one statement for at most `limit` rows of `span` in key order; decoded batches become available."""
+        """Run one statement, to its end, for at most `limit` rows of `span` in key order."""
         ...
 
-    def take_batches(self) -> Iterator[pa.RecordBatch]:
-        """Batches that are complete. Where a batch ends depends on the rows alone, never on the pages."""
+    def decode_page(self) -> Iterator[pa.RecordBatch]:
+        """Decode the page; gives batches as they become complete, which depends on the rows alone, not on pages.
+
+        Take every batch, and let go of each before the next.
+        """
+        ...
+
+    def last_key(self) -> KeyText:
+        """Key of the last row of the page, once it is decoded."""
         ...
 
     def finish(self) -> Iterator[pa.RecordBatch]:
-        """The rest, once the window's last page was read."""
+        """The rows that are left, once the window's last page is decoded."""
         ...
 
 

@@ -100,14 +100,17 @@ class CopyDecoder:
         self._batch_bytes = batch_bytes
         self._batch_rows = batch_rows
         self._columns = [_column_buffers(column) for column in columns]
+        self.page_rows = 0
         self._rows = self._bytes = 0
-        self._complete: list[pa.RecordBatch] = []
         self._starts = np.empty(_BLOCK_ROWS, np.int64)
         self._last_row = b""
         self._error: SourceError | None = None
 
-    def feed(self, page: npt.NDArray[np.uint8], length: int) -> int:
-        """Decode the stream in the first `length` bytes of `page`, and return its number of rows.
+    def decode(self, page: npt.NDArray[np.uint8], length: int) -> Iterator[pa.RecordBatch]:
+        """Decode the stream in the first `length` bytes of `page`; gives each batch as soon as it is complete.
+
+        Take every batch, and let go of it before the next: only then is one batch in memory. Afterwards
+        `page_rows` is the number of rows that the page held.
 
         Raises:
             SourceError: RIVET_PROTOCOL_ERROR for bytes that are no such stream or not all of it;
@@ -118,20 +121,13 @@ class CopyDecoder:
         if not stream.flags.writeable:
             stream = stream.copy()  # numba would compile every kernel once more for read-only arrays
         with self._ending_at_errors():
-            return self._decode_stream(stream)
-
-    def take_batches(self) -> Iterator[pa.RecordBatch]:
-        """Batches that are complete and were not taken yet."""
-        with self._ending_at_errors():
-            complete, self._complete = self._complete, []
-            return iter(complete)
+            yield from self._decode_stream(stream)
 
     def finish(self) -> Iterator[pa.RecordBatch]:
-        """Every batch that was not taken yet; the last one is what the limits left."""
+        """The rows that the limits left, if any."""
         with self._ending_at_errors():
             if self._rows:
-                self._cut()
-            return self.take_batches()
+                yield self._cut()
 
     def last_row(self, indices: Sequence[int]) -> list[bytes | None]:
         """Wire bytes of the fields at `indices` in the last row of the last page, None for NULL.
@@ -155,7 +151,7 @@ class CopyDecoder:
             self._error = error
             raise
 
-    def _decode_stream(self, stream: npt.NDArray[np.uint8]) -> int:
+    def _decode_stream(self, stream: npt.NDArray[np.uint8]) -> Iterator[pa.RecordBatch]:
         at = _after_header(stream[: _HEADER.size].tobytes(), stream.size)
         total = last = 0
         state = kernels.MORE
@@ -169,11 +165,13 @@ class CopyDecoder:
                 last = int(starts[rows - 1])
                 self._append(stream, starts[:rows], end - at)
                 total += rows
+                if self._bytes >= self._batch_bytes or self._rows >= self._batch_rows:
+                    yield self._cut()
             at = end
         if at + _TRAILER_BYTES != stream.size:
             raise _malformed("bytes follow its trailer")
         self._last_row = stream[last:at].tobytes() if total else b""
-        return total
+        self.page_rows = total
 
     def _append(self, stream: npt.NDArray[np.uint8], pos: npt.NDArray[np.int64], size: int) -> None:
         """Decode the rows whose first fields stand at `pos`, `size` bytes in all."""
@@ -181,17 +179,18 @@ class CopyDecoder:
             column.append(stream, pos, self._rows)
         self._rows += pos.size
         self._bytes += size
-        if self._bytes >= self._batch_bytes or self._rows >= self._batch_rows:
-            self._cut()
 
-    def _cut(self) -> None:
+    def _cut(self) -> pa.RecordBatch:
         arrays = [column.take(self._rows) for column in self._columns]
-        self._complete.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
         self._rows = self._bytes = 0
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
 class _ColumnBuffers(ABC):
-    """Buffers of one column of the batch being filled; the next batch starts with their capacities."""
+    """Buffers of one column of the batch being filled; the next batch starts with about the room that this one took.
+
+    Buffers are made when the first value comes, so that a batch that was cut can be freed before the next one grows.
+    """
 
     def __init__(self, column: WireColumn) -> None:
         self._column = column
@@ -252,18 +251,21 @@ class _FixedBuffers(_ColumnBuffers):
     def __init__(self, column: WireColumn, layout: _Layout) -> None:
         super().__init__(column)
         self._layout = layout
-        self._values = _empty(_FIRST_ROWS * layout.items, layout.item)
+        self._room = _FIRST_ROWS * layout.items
+        self._values: npt.NDArray[Any] | None = None
 
     def _decode(self, page: npt.NDArray[np.uint8], pos: npt.NDArray[np.int64], at: int) -> int:
         layout = self._layout
         begin, end = at * layout.items, (at + pos.size) * layout.items
-        self._values = _grown(self._values, begin, end)
+        values = _empty(self._room, layout.item) if self._values is None else self._values
+        self._values = _grown(values, begin, end)
         nulls = self._nulls[at : at + pos.size]
         return layout.kernel(page, pos, self._values[begin:end], nulls, *layout.target)
 
     def _take_buffers(self, rows: int) -> list[pa.Buffer]:
+        assert self._values is not None
         values = self._values[: rows * self._layout.items]
-        self._values = _empty(self._values.size, self._values.dtype)
+        self._values, self._room = None, _with_slack(values.size)
         if self._column.form is Form.BOOL:
             values = np.packbits(values, bitorder="little")
         return [pa.py_buffer(values.data)]
@@ -276,16 +278,22 @@ class _BytesBuffers(_ColumnBuffers):
         super().__init__(column)
         self._is_text = pa.types.is_string(_storage_type(column.field.type))
         self._prefix = 1 if column.form is Form.JSONB else 0
-        self._renew(_FIRST_ROWS + 1, 16 * _FIRST_ROWS)
+        self._rooms = (_FIRST_ROWS, 16 * _FIRST_ROWS)
+        self._offsets: npt.NDArray[Any] | None = None
+        self._data = _empty(0, np.uint8)
 
-    def _renew(self, offsets: int, data: int) -> None:
-        self._offsets = _empty(offsets, np.int32)
-        self._offsets[0] = 0
-        self._data = _empty(data, np.uint8)
+    def _begun(self) -> npt.NDArray[Any]:
+        """The batch's offsets; made, with the data's buffer, for its first values."""
+        if self._offsets is None:
+            offsets, data = self._rooms
+            self._offsets = _empty(offsets, np.int32)
+            self._offsets[0] = 0
+            self._data = _empty(data, np.uint8)
+        return self._offsets
 
     def _decode(self, page: npt.NDArray[np.uint8], pos: npt.NDArray[np.int64], at: int) -> int:
         end = at + pos.size
-        self._offsets = _grown(self._offsets, at + 1, end + 1)
+        self._offsets = _grown(self._begun(), at + 1, end + 1)
         offsets = self._offsets[at : end + 1]
         outcome = kernels.measure_bytes(page, pos, offsets, self._nulls[at:end], self._prefix)
         if outcome >= 0:
@@ -294,10 +302,12 @@ class _BytesBuffers(_ColumnBuffers):
         return outcome
 
     def _take_buffers(self, rows: int) -> list[pa.Buffer]:
+        assert self._offsets is not None
         offsets = self._offsets[: rows + 1]
         data = self._data[: offsets[-1]]
         buffers = [pa.py_buffer(offsets.data), pa.py_buffer(data.data)]
-        self._renew(self._offsets.size, self._data.size)
+        self._rooms = (_with_slack(offsets.size), _with_slack(data.size))
+        self._offsets, self._data = None, _empty(0, np.uint8)
         # "char" and databases without an encoding may hold any byte. ASCII, told at next to no cost, is UTF-8.
         if self._is_text and data.max(initial=0) >= 0x80:
             try:
@@ -373,9 +383,17 @@ def _storage_type(arrow_type: pa.DataType) -> pa.DataType:
 
 
 def _empty(size: int, item: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An array from Arrow's memory pool, which keeps what batches give back; malloc would fault it in anew."""
-    memory: Any = pa.allocate_buffer(size * np.dtype(item).itemsize)
+    """An array from the system's allocator through Arrow, which unlike numpy's does not clear it first.
+
+    Arrow's default pool keeps what batches give back: with several workers that doubles the memory held.
+    """
+    memory: Any = pa.allocate_buffer(size * np.dtype(item).itemsize, memory_pool=pa.system_memory_pool())
     return np.frombuffer(memory, item)
+
+
+def _with_slack(items: int) -> int:
+    """Room for a batch that is much like the one that took `items`."""
+    return items + items // 8 + 1
 
 
 def _grown(

@@ -18,7 +18,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rivet_dagster.export.fingerprint import Fingerprint, RowHasher
+from rivet_dagster.export.fingerprint import Fingerprint
+from rivet_dagster.export.rowhash import RowHasher
 
 P1, P2, P3, P4, P5 = (
     0x9E3779B185EBCA87,

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rivet_dagster.errors import SourceError
-from rivet_dagster.wire.pgcopy import CopyDecoder, Form, WireColumn
+from rivet_dagster.wire.pgcopy import Form, WireColumn
+from tests.support.collecting import CollectingDecoder
 from tests.support.pgcopy_encoder import encode_stream, encode_tuple
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -115,12 +116,12 @@ class Case:
     rows: list[tuple[Any, ...]]
     pages: list[int]
 
-    def decoder(self, batch_bytes: int, batch_rows: int) -> CopyDecoder:
+    def decoder(self, batch_bytes: int, batch_rows: int) -> CollectingDecoder:
         columns = [
             WireColumn(pa.field(f"c{number}", kind.arrow, nullable=nullable), kind.form)
             for number, (kind, nullable) in enumerate(zip(self.kinds, self.nullable, strict=True))
         ]
-        return CopyDecoder(columns, batch_bytes=batch_bytes, batch_rows=batch_rows)
+        return CollectingDecoder(columns, batch_bytes=batch_bytes, batch_rows=batch_rows)
 
     @property
     def forms(self) -> list[str]:
@@ -145,11 +146,11 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(kinds, nullable, rows, pages)
 
 
-def feed(decoder: CopyDecoder, stream: bytes) -> int:
+def feed(decoder: CollectingDecoder, stream: bytes) -> int:
     return decoder.feed(np.frombuffer(bytearray(stream), np.uint8), len(stream))
 
 
-def attempt(decoder: CopyDecoder, stream: bytes) -> list[pa.RecordBatch] | str:
+def attempt(decoder: CollectingDecoder, stream: bytes) -> list[pa.RecordBatch] | str:
     """The batches, or the code of the error."""
     try:
         feed(decoder, stream)

@@ -16,8 +16,9 @@ import pytest
 import xxhash
 
 from rivet_dagster.errors import ConfigError, IntegrityError
-from rivet_dagster.export import _rowhash
-from rivet_dagster.export.fingerprint import ALGORITHM, Fingerprint, RowHasher
+from rivet_dagster.export import _rowhash_kernels
+from rivet_dagster.export.fingerprint import ALGORITHM, Fingerprint
+from rivet_dagster.export.rowhash import RowHasher
 
 LONG = "longer than the twelve bytes that a view holds itself"
 MINUTE = dt.datetime(2024, 2, 29, 12, 34)
@@ -104,7 +105,7 @@ def test_values_are_hashed_as_the_xxhash_package_does() -> None:
     starts = np.arange(len(lengths)) * 3
     for start, length in zip(starts, lengths, strict=True):
         hashes = np.zeros(1, np.uint64)
-        _rowhash.hash_values(data, np.array([start, start + length]), hashes)
+        _rowhash_kernels.hash_values(data, np.array([start, start + length]), hashes)
         assert hashes[0] == xxhash.xxh64_intdigest(data[start : start + length].tobytes())
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from rivet_dagster.errors import SourceError
 from rivet_dagster.wire import _pgcopy_kernels as kernels
-from rivet_dagster.wire.pgcopy import CopyDecoder, Form, WireColumn
+from rivet_dagster.wire.pgcopy import Form, WireColumn
+from tests.support.collecting import CollectingDecoder
 from tests.support.pgcopy_encoder import TRAILER, Raw, encode_header, encode_stream, encode_tuple
 
 # COPY ... TO STDOUT (FORMAT binary) of three rows, as PostgreSQL 18 sent it.
@@ -57,12 +58,12 @@ def decoder(
     nullable: bool = True,
     batch_bytes: int = 1 << 20,
     batch_rows: int = 1 << 20,
-) -> CopyDecoder:
+) -> CollectingDecoder:
     wire = [WireColumn(pa.field(name, kind, nullable=nullable), form) for name, kind, form in columns]
-    return CopyDecoder(wire, batch_bytes=batch_bytes, batch_rows=batch_rows)
+    return CollectingDecoder(wire, batch_bytes=batch_bytes, batch_rows=batch_rows)
 
 
-def feed(target: CopyDecoder, stream: bytes) -> int:
+def feed(target: CollectingDecoder, stream: bytes) -> int:
     """Feed from the middle of a page that goes on after the stream."""
     page = np.frombuffer(bytearray(stream + b"\x7f" * 64), np.uint8)
     return target.feed(page, len(stream))
@@ -282,7 +283,7 @@ def test_a_stream_cut_anywhere_is_refused_and_gives_no_rows(length: int) -> None
     with pytest.raises(SourceError) as caught:
         feed(target, SMALL_STREAM[:length])
     assert (caught.value.code, caught.value.retryable) == ("RIVET_PROTOCOL_ERROR", True)
-    for later in (target.take_batches, target.finish, lambda: target.last_row([0]), lambda: feed(target, SMALL_STREAM)):
+    for later in (target.finish, lambda: target.last_row([0]), lambda: feed(target, SMALL_STREAM)):
         with pytest.raises(SourceError) as again:
             later()
         assert again.value is caught.value
@@ -438,7 +439,7 @@ def test_read_only_pages_are_taken() -> None:
 
 def test_the_schema_keeps_nullability_and_metadata() -> None:
     field = pa.field("a", pa.int32(), nullable=False, metadata={"native": "integer"})
-    target = CopyDecoder([WireColumn(field, Form.INT4)], batch_bytes=1, batch_rows=1)
+    target = CollectingDecoder([WireColumn(field, Form.INT4)], batch_bytes=1, batch_rows=1)
     feed(target, encode_stream(["int4"], [[1]]))
     (batch,) = target.finish()
     assert batch.schema.equals(pa.schema([field]), check_metadata=True)

@@ -39,7 +39,7 @@ def parse_dsn(dsn: str) -> dict[str, Any]:
         given = conninfo_to_dict(dsn)
     except psycopg.Error:
         raise _malformed("its parts cannot be told apart") from None
-    if not all(port.isdecimal() for port in str(given.get("port") or 0).split(",")):
+    if not all(port.isdecimal() for port in str(given.get("port") or "").split(",") if port):
         raise _malformed("its port is not a number")
     params = {**_DEFAULTS, **given}
     # A driver's default is to fall back to plain text in silence: only this machine may be talked to like that.

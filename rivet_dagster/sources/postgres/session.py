@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from typing_extensions import LiteralString
 
+    from rivet_dagster.sources.postgres.stream import CopyStream
+
 _CANCEL_SECONDS = 5.0
 
 
@@ -38,6 +40,7 @@ class PostgresSession:
     def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], limits: SourceLimits) -> None:
         self._connection = connection
         self._limits = limits
+        self._stream: CopyStream | None = None
 
     def describe(self, schema: str, name: str) -> Table:
         """Columns, keys and estimates of a table."""
@@ -69,7 +72,11 @@ class PostgresSession:
     @contextmanager
     def open_window(self, table: Table, key: Key, limits: BatchLimits) -> Iterator[PostgresWindowReader]:
         """One consistent snapshot, held until the context ends."""
-        reader = PostgresWindowReader(self._connection, table, key, limits)
+        from rivet_dagster.sources.postgres.stream import CopyStream  # noqa: PLC0415 (numpy is paid for here)
+
+        # One buffer for all windows of the session: it has grown to the size of a page once.
+        self._stream = self._stream or CopyStream(self._connection.pgconn)
+        reader = PostgresWindowReader(self._connection, self._stream, table, key, limits)
         with translated(f"reading {table.label}"), self._snapshot():
             yield reader
 
@@ -144,12 +151,12 @@ class PostgresWindowReader:
     def __init__(
         self,
         connection: psycopg.Connection[tuple[Any, ...]],
+        stream: CopyStream,
         table: Table,
         key: Key,
         limits: BatchLimits,
     ) -> None:
         # numba and pyarrow are paid for when reading begins, not when definitions load.
-        from rivet_dagster.sources.postgres.stream import CopyStream  # noqa: PLC0415
         from rivet_dagster.sources.postgres.types import wire_columns  # noqa: PLC0415
         from rivet_dagster.wire.pgcopy import CopyDecoder  # noqa: PLC0415
 
@@ -157,7 +164,8 @@ class PostgresWindowReader:
         self._table = table
         self._shape = _KeyShape(table, key)
         self._decoder = CopyDecoder(wire_columns(table), batch_bytes=limits.wire_bytes, batch_rows=limits.rows)
-        self._stream = CopyStream(connection.pgconn)
+        self._stream = stream
+        self._received = self._announced = 0
         names = [column.name for column in table.columns]
         self._columns = sql.SQL(", ").join(sql.Identifier("t", name) for name in names)
         self._key_indices = [names.index(name) for name in key.columns]
@@ -174,20 +182,23 @@ class PostgresWindowReader:
             limit=sql.Literal(limit),
         )
         began = time.monotonic()
-        received, announced = self._stream.drain(statement.as_bytes(self._connection))
-        seconds = time.monotonic() - began
-        rows = self._decoder.feed(self._stream.buffer, received)
-        if rows != announced:
+        self._received, self._announced = self._stream.drain(statement.as_bytes(self._connection))
+        return Page(self._announced, self._received, time.monotonic() - began)
+
+    def decode_page(self) -> Iterator[pa.RecordBatch]:
+        """Decode the page; gives batches as they become complete."""
+        yield from self._decoder.decode(self._stream.buffer, self._received)
+        if self._decoder.page_rows != self._announced:
             raise SourceError(
                 "RIVET_PROTOCOL_ERROR",
-                f"A page of {self._table.label} held {rows} rows where the server announced {announced}.",
+                f"A page of {self._table.label} held {self._decoder.page_rows} rows where the server announced "
+                f"{self._announced}.",
                 "It is tried again on a new connection.",
                 retryable=True,
             )
-        return Page(rows, received, seconds, self._last_key() if rows else None)
 
-    def _last_key(self) -> KeyText:
-        """The last row's key as text. The server renders the very bytes it sent, so no type is guessed at here."""
+    def last_key(self) -> KeyText:
+        """Key of the page's last row. The server renders the very bytes it sent, so no type is guessed at here."""
         values = self._decoder.last_row(self._key_indices)
         query = b"SELECT " + b", ".join(b"$%d::text" % n for n in range(1, len(values) + 1))
         result = self._connection.pgconn.exec_params(
@@ -197,12 +208,8 @@ class PostgresWindowReader:
             raise psycopg.errors.error_from_result(result)
         return _texts([result.get_value(0, n) for n in range(len(values))])
 
-    def take_batches(self) -> Iterator[pa.RecordBatch]:
-        """Batches that are complete."""
-        return self._decoder.take_batches()
-
     def finish(self) -> Iterator[pa.RecordBatch]:
-        """The rest, once the window's last page was read."""
+        """The rows that are left, once the window's last page is decoded."""
         return self._decoder.finish()
 
 

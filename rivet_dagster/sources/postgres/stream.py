@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 import numpy.typing as npt
 import psycopg
@@ -21,7 +23,7 @@ class CopyStream:
 
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         self._pgconn = pgconn
-        self.buffer: npt.NDArray[np.uint8] = np.empty(_FIRST_BYTES, np.uint8)
+        self.buffer = _mapped(_FIRST_BYTES)
 
     def drain(self, statement: bytes) -> tuple[int, int]:
         """Run a COPY statement; its bytes are then at the front of `buffer`.
@@ -51,7 +53,7 @@ class CopyStream:
         return used, self._finish()
 
     def _grown(self, used: int, needed: int) -> memoryview:
-        larger = np.empty(max(needed, len(self.buffer) * 2), np.uint8)
+        larger = _mapped(max(needed, len(self.buffer) * 2))
         larger[:used] = self.buffer[:used]
         self.buffer = larger
         return larger.data
@@ -72,3 +74,8 @@ class CopyStream:
                 retryable=True,
             )
         return rows
+
+
+def _mapped(size: int) -> npt.NDArray[np.uint8]:
+    """Memory that is taken as it is touched and given back at once: malloc would keep what a buffer outgrew."""
+    return np.frombuffer(mmap.mmap(-1, size), np.uint8)
