@@ -11,6 +11,18 @@ if TYPE_CHECKING:
 RETRY_TAGS = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry", "dagster/retry_number")
 
 
+# Tags of a materialization that tell which upstream data it was made from. Without them Dagster shows every window
+# as out of step with its plan.
+_INPUT_DATA_VERSION = "dagster/input_data_version"
+_INPUT_EVENT_POINTER = "dagster/input_event_pointer"
+
+
+def provenance_tags(upstream: dg.AssetKey, data_version: str) -> dict[str, str]:
+    """Tags that say: made from this version of `upstream`, whichever of its events brought it."""
+    key = upstream.to_user_string()
+    return {f"{_INPUT_DATA_VERSION}/{key}": data_version, f"{_INPUT_EVENT_POINTER}/{key}": "NULL"}
+
+
 def work_id_of(context: dg.AssetExecutionContext) -> str:
     """What the tries of one piece of work share: the run's id, or for a retry that of the first run.
 

@@ -9,7 +9,7 @@ import dagster as dg
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.partitions import window_partitions
 from rivet_dagster.resources import RivetResource
-from rivet_dagster.translator import DagsterRivetTranslator, RivetTranslatorData, Role
+from rivet_dagster.translator import DagsterRivetTranslator, ExportKeys, RivetTranslatorData, Role
 
 # One planned event is written for every partition before a ranged run starts, so runs must stay short of the
 # instance's start timeout.
@@ -81,11 +81,8 @@ class _Builder:
     def build(self, config: ExportConfig) -> Sequence[dg.AssetsDefinition]:
         """The three assets of one export."""
         plan, table, complete = (self._spec(config, role) for role in ("plan", "table", "complete"))
-        return (
-            self._plan(config, plan, table.key),
-            self._table(config, table.merge_attributes(deps=[plan.key])),
-            self._complete(config, complete, table.key),
-        )
+        keys = ExportKeys(plan.key, table.key, complete.key)
+        return self._plan(config, plan, keys), self._table(config, table, keys), self._complete(config, complete, keys)
 
     def _spec(self, config: ExportConfig, role: Role) -> dg.AssetSpec:
         spec = self._translator.get_asset_spec(RivetTranslatorData(config, role))
@@ -99,7 +96,7 @@ class _Builder:
         assert isinstance(resource, RivetResource)
         return resource
 
-    def _plan(self, config: ExportConfig, spec: dg.AssetSpec, table: dg.AssetKey) -> dg.AssetsDefinition:
+    def _plan(self, config: ExportConfig, spec: dg.AssetSpec, keys: ExportKeys) -> dg.AssetsDefinition:
         @dg.multi_asset(
             name=_op_name(spec.key),
             specs=[spec],
@@ -108,17 +105,19 @@ class _Builder:
             pool=self._pool,
         )
         def plan(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-            return self._resource(context).plan(context, config, table)
+            return self._resource(context).plan(context, config, keys)
 
         return plan
 
-    def _table(self, config: ExportConfig, spec: dg.AssetSpec) -> dg.AssetsDefinition:
+    def _table(self, config: ExportConfig, spec: dg.AssetSpec, keys: ExportKeys) -> dg.AssetsDefinition:
         # Skippable, with a generator that yields nothing: only the window's own events count. An output would add
         # a blank event for every partition, over the row counts and data versions that are there.
         @dg.multi_asset(
             name=_op_name(spec.key),
             specs=[
-                spec.replace_attributes(partitions_def=window_partitions(spec.key), skippable=True),
+                spec.merge_attributes(deps=[keys.plan]).replace_attributes(
+                    partitions_def=window_partitions(keys.table), skippable=True
+                )
             ],
             required_resource_keys={self._resource_key},
             backfill_policy=self._backfill_policy,
@@ -126,12 +125,12 @@ class _Builder:
             pool=self._pool,
         )
         def table(context: dg.AssetExecutionContext) -> Generator[Any, None, None]:
-            yield from self._resource(context).export(context, config, spec.key)
+            yield from self._resource(context).export(context, config, keys)
 
         return table
 
-    def _complete(self, config: ExportConfig, spec: dg.AssetSpec, table: dg.AssetKey) -> dg.AssetsDefinition:
-        dependency = dg.AssetDep(table, partition_mapping=dg.AllPartitionMapping())
+    def _complete(self, config: ExportConfig, spec: dg.AssetSpec, keys: ExportKeys) -> dg.AssetsDefinition:
+        dependency = dg.AssetDep(keys.table, partition_mapping=dg.AllPartitionMapping())
         condition = dg.AutomationCondition.eager() & ~dg.AutomationCondition.any_deps_match(
             dg.AutomationCondition.backfill_in_progress()
         )

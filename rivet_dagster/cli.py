@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -94,8 +93,8 @@ def warm() -> None:
     from rivet_dagster.export.warm import warm_kernels  # noqa: PLC0415
 
     began = time.monotonic()
-    folder = warm_kernels()
-    _out(f"Kernels are compiled in {folder} ({time.monotonic() - began:.1f} s).")
+    warm_kernels()
+    _out(f"Kernels are compiled and cached ({time.monotonic() - began:.1f} s).")
 
 
 def _export(prepared: TableExport, workers: int, *, fresh: bool, quiet: bool) -> tuple[ExportManifest, dict[str, Any]]:
@@ -125,8 +124,8 @@ def _run(
 ) -> list[WindowOutcome]:
     done: list[WindowOutcome] = []
     failed: list[WindowOutcome] = []
-    with closing(prepared.run(plan, plan.windows, work_id, workers)) as outcomes:
-        for outcome in outcomes:
+    with prepared.run(plan, plan.windows, work_id, workers) as run:
+        for outcome in run:
             (done if outcome.error is None else failed).append(outcome)
             progress.advance(task, outcome.window.planned_rows)
     if failed:

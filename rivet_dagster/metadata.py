@@ -80,14 +80,20 @@ def seal_metadata(store: Store, seal: ExportManifest) -> Metadata:
 
 
 def window_event(
-    asset_key: dg.AssetKey, store: Store, outcome: WindowOutcome, code_version: str | None
+    asset_key: dg.AssetKey, store: Store, outcome: WindowOutcome, tags: Mapping[str, str]
 ) -> dg.AssetMaterialization:
-    """The materialization of one committed window, with a data version of its own: the row fingerprint."""
+    """The materialization of one committed window, with a data version of its own: the row fingerprint.
+
+    Args:
+        asset_key: the table asset.
+        store: the export's folder.
+        outcome: a window with its manifest.
+        tags: what else the event says, such as the code's version.
+    """
     assert outcome.manifest is not None
-    tags: Mapping[str, str] = {DATA_VERSION: outcome.manifest.row_fingerprint, IS_USER_PROVIDED: "true"}
     return dg.AssetMaterialization(
         asset_key,
         partition=outcome.window.key,
         metadata=window_metadata(store, outcome.manifest, reused=outcome.reused),
-        tags={**tags, CODE_VERSION: code_version} if code_version else tags,
+        tags={DATA_VERSION: outcome.manifest.row_fingerprint, IS_USER_PROVIDED: "true", **tags},
     )

@@ -2,21 +2,23 @@
 
 import re
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from rivet_dagster._compat import work_id_of
+from rivet_dagster._compat import provenance_tags, work_id_of
 from rivet_dagster.errors import ConfigError, RivetError
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.operations import TableExport
+from rivet_dagster.export.plan import Plan
 from rivet_dagster.export.runner import WindowOutcome
 from rivet_dagster.export.seal import named
-from rivet_dagster.metadata import plan_metadata, seal_metadata, window_event
+from rivet_dagster.metadata import CODE_VERSION, plan_metadata, seal_metadata, window_event
 from rivet_dagster.partitions import publish_windows
+from rivet_dagster.translator import ExportKeys
 
 # In most failures the first few errors say it all; the others are in the windows' own log lines.
 _ERRORS_SHOWN = 5
@@ -68,13 +70,13 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return TableExport(config, self.source, self.destination, self.spool_dir)
 
     def plan(
-        self, context: dg.AssetExecutionContext, config: ExportConfig, table_key: dg.AssetKey
+        self, context: dg.AssetExecutionContext, config: ExportConfig, keys: ExportKeys
     ) -> dg.MaterializeResult[None]:
-        """Extend the plan of a table and make its windows partitions of `table_key`."""
+        """Extend the plan of a table and make its windows partitions of the table asset."""
         with _explained():
             export = self.open(config)
             plan, appended = export.plan()
-        published = publish_windows(context.instance, table_key, plan)
+        published = publish_windows(context.instance, keys.table, plan)
         context.log.info(f"{len(plan.windows)} windows, {appended} new in the plan, {published} new as partitions")
         return dg.MaterializeResult(
             metadata=plan_metadata(export.store, plan, appended),
@@ -82,7 +84,7 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
     def export(
-        self, context: dg.AssetExecutionContext, config: ExportConfig, table_key: dg.AssetKey
+        self, context: dg.AssetExecutionContext, config: ExportConfig, keys: ExportKeys
     ) -> Generator[Any, None, None]:
         """Export the run's partitions, each reported the moment it is committed.
 
@@ -95,18 +97,16 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             export = self.open(config)
             plan = export.planned()
             windows = plan.select(context.partition_keys)
-        spec = context.assets_def.specs_by_key[table_key]
         failed: list[WindowOutcome] = []
-        outcomes = export.run(plan, windows, work_id_of(context), self.workers)
-        with _explained(), closing(outcomes):
-            for outcome in outcomes:
-                if outcome.error is not None:
-                    failed.append(outcome)
-                    context.log.error(f"Window {outcome.window.key} failed. {outcome.error}")
-                    continue
-                fault_point("before_event", outcome.window.key)
-                context.log_event(window_event(table_key, export.store, outcome, spec.code_version))
-                fault_point("after_event", outcome.window.key)
+        report = _Reporter(context, keys, export, plan, failed)
+        with _explained(), export.run(plan, windows, work_id_of(context), self.workers) as run:
+            try:
+                for outcome in run:
+                    report(outcome)
+            finally:
+                # Also when the run is being terminated: what was committed meanwhile is reported.
+                for outcome in run.stop():
+                    report(outcome)
         if failed:
             raise _failure(failed, len(windows))
         yield from ()
@@ -120,6 +120,38 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return dg.MaterializeResult(
             metadata=seal_metadata(export.store, seal), data_version=dg.DataVersion(seal.row_fingerprint)
         )
+
+
+class _Reporter:
+    """Tells Dagster of each window's outcome, the moment it is known."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        keys: ExportKeys,
+        export: TableExport,
+        plan: Plan,
+        failed: list[WindowOutcome],
+    ) -> None:
+        self._context = context
+        self._key = keys.table
+        self._store = export.store
+        self._failed = failed
+        self._tags = provenance_tags(keys.plan, plan.fingerprint)
+        code_version = context.assets_def.specs_by_key[keys.table].code_version
+        if code_version:
+            self._tags[CODE_VERSION] = code_version
+
+    def __call__(self, outcome: WindowOutcome) -> None:
+        """Log a materialization for a committed window, or remember one that failed."""
+        key = outcome.window.key
+        if outcome.error is not None:
+            self._failed.append(outcome)
+            self._context.log.error(f"Window {key} failed. {outcome.error}")
+            return
+        fault_point("before_event", key)
+        self._context.log_event(window_event(self._key, self._store, outcome, self._tags))
+        fault_point("after_event", key)
 
 
 @contextmanager

@@ -18,6 +18,15 @@ _WORDS: dict[Role, str] = {
 
 
 @dataclass(frozen=True)
+class ExportKeys:
+    """Keys of an export's three assets."""
+
+    plan: dg.AssetKey
+    table: dg.AssetKey
+    complete: dg.AssetKey
+
+
+@dataclass(frozen=True)
 class RivetTranslatorData:
     """What a translator is given.
 

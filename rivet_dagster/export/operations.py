@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 
 from rivet_dagster.errors import PlanError, StoreError
@@ -14,7 +14,7 @@ from rivet_dagster.export.documents import ExportManifest, WorkMarker
 from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.names import WORK, table_folder
 from rivet_dagster.export.plan import Plan, Window, check_drift, extend_plan, load_plan
-from rivet_dagster.export.runner import WindowOutcome, run_windows
+from rivet_dagster.export.runner import WindowRun
 from rivet_dagster.export.schema import planned_columns
 from rivet_dagster.export.seal import seal_export
 from rivet_dagster.export.spool import spool_folder
@@ -74,10 +74,9 @@ class TableExport:
             )
         return plan
 
-    def run(
-        self, plan: Plan, windows: Sequence[Window], work_id: str, workers: int
-    ) -> Generator[WindowOutcome, None, None]:
-        """Export windows; gives each outcome as soon as it is known. See `run_windows`.
+    @contextmanager
+    def run(self, plan: Plan, windows: Sequence[Window], work_id: str, workers: int) -> Iterator[WindowRun]:
+        """Export windows for as long as the context lasts; iterate over the run for their outcomes.
 
         Raises:
             DriftError: RIVET_SCHEMA_DRIFT, before anything is read.
@@ -88,8 +87,8 @@ class TableExport:
         key = choose_key(table, plan.head.key)
         with spool_folder(self._spool_dir) as spool:
             job = ExportJob(self.config, table, key, self.store, spool, work_id)
-            with closing(run_windows(self.source, job, windows, workers)) as outcomes:
-                yield from outcomes
+            with WindowRun(self.source, job, windows, workers) as run:
+                yield run
 
     def seal(self, plan: Plan) -> ExportManifest:
         """Verify every window and write the seal."""

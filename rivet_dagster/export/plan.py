@@ -94,8 +94,9 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the plan's segments."""
-        return fingerprint_bytes(b"".join(segment.to_bytes() for segment in self.segments))
+        """Fingerprint of what all windows of the plan share: key, columns, generation. Extending does not change it."""
+        shared = self.head.model_copy(update={"windows": ()})
+        return fingerprint_bytes(shared.to_bytes())
 
     def select(self, keys: Sequence[str]) -> tuple[Window, ...]:
         """The windows with these keys, in the plan's order.

@@ -6,8 +6,7 @@ import queue
 import random
 import threading
 from collections import deque
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rivet_dagster.errors import InterruptedExport, RivetError
@@ -19,6 +18,8 @@ from rivet_dagster.export.window import ExportJob, export_window
 from rivet_dagster.sources.base import Session, Source
 
 _JOIN_SECONDS = 20.0
+# How often a worker that waits for its outcome to be taken looks whether a stop was asked for.
+_LOOK_SECONDS = 0.2
 _LONGEST_PAUSE_S = 30.0
 
 
@@ -39,45 +40,48 @@ class WindowOutcome:
     reused: bool = False
 
 
-def run_windows(
-    source: Source, job: ExportJob, windows: Sequence[Window], workers: int
-) -> Generator[WindowOutcome, None, None]:
-    """Export windows with up to `workers` connections; gives each outcome as soon as it is known.
+class WindowRun:
+    """Windows being exported by up to `workers` connections; iterating gives each outcome as soon as it is known.
 
-    A window that fails does not stop the others, unless its error says that none can succeed. Closing the
-    generator stops: no new window begins, running statements are cancelled on the server, threads are joined.
+    A context manager: leaving it stops what still runs. A window that fails does not stop the others, unless its
+    error says that none can succeed. Workers wait until their outcomes are taken, so that what is committed is
+    reported before more is read.
     """
-    pool = _Pool(source, job, windows)
-    with closing(pool):
-        pool.start(min(workers, len(windows)))
-        for _ in windows:
-            outcome = pool.outcomes.get()
-            if outcome is None:
-                return
-            yield outcome
 
-
-class _Pool:
-    def __init__(self, source: Source, job: ExportJob, windows: Sequence[Window]) -> None:
-        self.outcomes: queue.SimpleQueue[WindowOutcome | None] = queue.SimpleQueue()
+    def __init__(self, source: Source, job: ExportJob, windows: Sequence[Window], workers: int) -> None:
         self._source = source
         self._job = job
+        self._expected = len(windows)
         self._waiting = deque(windows)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._sessions: set[Session] = set()
-        self._threads: list[threading.Thread] = []
         self._fatal: RivetError | None = None
+        workers = min(workers, len(windows))
+        self._outcomes: queue.Queue[WindowOutcome] = queue.Queue(maxsize=max(workers, 1))
+        self._left: list[WindowOutcome] = []
+        self._threads = [
+            threading.Thread(target=self._work, name=f"rivet-{number}", daemon=True) for number in range(workers)
+        ]
 
-    def start(self, workers: int) -> None:
-        """Start the worker threads."""
-        for number in range(workers):
-            thread = threading.Thread(target=self._work, name=f"rivet-{number}", daemon=True)
-            self._threads.append(thread)
+    def __enter__(self) -> WindowRun:
+        for thread in self._threads:
             thread.start()
+        return self
 
-    def close(self) -> None:
-        """Stop and join; connections are closed by the threads that own them."""
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __iter__(self) -> Iterator[WindowOutcome]:
+        for _ in range(self._expected):
+            yield self._outcomes.get()
+
+    def stop(self) -> list[WindowOutcome]:
+        """No new window begins, running statements are cancelled on the server, threads are joined.
+
+        Returns:
+            Outcomes that nobody took: windows among them may be committed and should be reported still.
+        """
         self._stop.set()
         with self._lock:
             running = list(self._sessions)
@@ -85,14 +89,27 @@ class _Pool:
             session.cancel()
         for thread in self._threads:
             thread.join(_JOIN_SECONDS)
+        while not self._outcomes.empty():
+            self._left.append(self._outcomes.get())
+        return self._left
 
     def _work(self) -> None:
         worker = _Worker(self._source, self._job, self)
         try:
             while not self._stop.is_set() and (window := self._next()) is not None:
-                self.outcomes.put(self._outcome(worker, window))
+                self._hand_over(self._outcome(worker, window))
         finally:
             worker.disconnect()
+
+    def _hand_over(self, outcome: WindowOutcome) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._outcomes.put(outcome, timeout=_LOOK_SECONDS)
+            except queue.Full:
+                continue
+        with self._lock:
+            self._left.append(outcome)
+        return None
 
     def _next(self) -> Window | None:
         try:
@@ -134,10 +151,10 @@ class _Pool:
 class _Worker:
     """One thread's connection, and the page size that it has learnt."""
 
-    def __init__(self, source: Source, job: ExportJob, pool: _Pool) -> None:
+    def __init__(self, source: Source, job: ExportJob, run: WindowRun) -> None:
         self._source = source
         self._job = job
-        self._pool = pool
+        self._run = run
         self._session: Session | None = None
         limits = job.config.limits
         self._servo = PageServo(limits.page_bytes, limits.page_seconds, job.table.average_row_bytes)
@@ -156,7 +173,7 @@ class _Worker:
                     window,
                     self._servo,
                     attempt=attempt,
-                    stopped=self._pool.stopped,
+                    stopped=self._run.stopped,
                 )
                 return WindowOutcome(window, manifest)
             except InterruptedExport:
@@ -165,23 +182,23 @@ class _Worker:
             except RivetError as exc:
                 # Whatever state the connection is in, the next try begins with a new one.
                 self.disconnect()
-                if not exc.retryable or attempt == limits.attempts or self._pool.stopped():
+                if not exc.retryable or attempt == limits.attempts or self._run.stopped():
                     raise
                 if exc.code == "RIVET_SOURCE_TIMEOUT":
                     self._servo.shrink()
-                self._pool.pause(_pause(limits.retry_seconds, attempt))
+                self._run.pause(_pause(limits.retry_seconds, attempt))
         raise AssertionError("the last attempt returns or raises")
 
     def _connected(self) -> Session:
         if self._session is None:
             self._session = self._source.connect()
-            self._pool.register(self._session)
+            self._run.register(self._session)
         return self._session
 
     def disconnect(self) -> None:
         """Close the connection, if there is one."""
         if self._session is not None:
-            self._pool.forget(self._session)
+            self._run.forget(self._session)
             self._session.close()
             self._session = None
 

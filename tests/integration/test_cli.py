@@ -248,6 +248,6 @@ def test_help_is_quick_about_imports() -> None:
     import sys
 
     for statement in ("import rivet_dagster.cli", "from rivet_dagster import build_rivet_assets, RivetResource"):
-        check = f"{statement}; import sys; print([m for m in ('numba', 'pyarrow', 'psycopg', 'obstore') if m in sys.modules])"
+        check = f"{statement}; import sys; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "[]", statement
+        assert not {"numba", "pyarrow", "psycopg", "obstore"} & set(done.stdout.split()), statement

@@ -60,9 +60,7 @@ class Location:
 
 
 @pytest.fixture
-def location(
-    dsn: str, sql: Sql, lake: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> Location:
+def location(dsn: str, sql: Sql, lake: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Location:
     monkeypatch.setenv("TEST_DSN", dsn)
     sql("CREATE TABLE public.orders (id int PRIMARY KEY, note text)")
     sql("INSERT INTO public.orders SELECT n, 'order ' || n FROM generate_series(1, 3250) AS n")

@@ -114,5 +114,5 @@ def test_window_sizes_follow_the_width_of_rows(dsn: str, sql: Sql, lake: Path) -
     sql("INSERT INTO public.wide SELECT n, repeat('x', 8000) FROM generate_series(1, 21000) AS n")
     sql("ANALYZE public.wide")
     plan, _ = prepared(dsn, lake, "public.wide").plan()
-    assert [window.planned_rows for window in plan.windows][0] == pytest.approx((128 << 20) / 8240, rel=0.05)
+    assert plan.windows[0].planned_rows == pytest.approx((128 << 20) / 8240, rel=0.05)
     assert len(plan.windows) == 2

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rivet_dagster.errors import DriftError, PlanError, RivetError, SourceError
-from tests.support.exports import export_all, prepared
+from tests.support.exports import export_all, prepared, run_all
 from tests.support.readers import arrow_rows, exported_rows, part_files, sealed, source_rows, tree
 from tests.support.tables import EVENTS, LINEITEM, make_table
 
@@ -119,7 +119,7 @@ def test_values_that_arrow_cannot_hold_are_refused_by_name(
     sql(f"INSERT INTO public.things (a, {column}) VALUES (1, NULL), (2, {value}), (3, NULL)")
     export = prepared(dsn, lake, "public.things", rows=1)
     plan, _ = export.plan()
-    outcomes = {outcome.window.key: outcome for outcome in export.run(plan, plan.windows, "work", 2)}
+    outcomes = {outcome.window.key: outcome for outcome in run_all(export, plan)}
     error = outcomes["g1-w000001"].error
     assert isinstance(error, RivetError)
     assert error.code == "RIVET_VALUE_UNSUPPORTED"
@@ -203,7 +203,7 @@ def test_columns_that_changed_are_noticed_before_anything_is_read(dsn: str, sql:
     sql("ALTER TABLE public.t ALTER a TYPE bigint, DROP b, ADD c text")
     before = tree(lake)
     with pytest.raises(DriftError) as caught:
-        list(export.run(export.planned(), export.planned().windows, "later", 1))
+        run_all(export, export.planned(), "later")
     assert caught.value.process_exit_code == 4
     for word in ("a was integer and is bigint", "b was dropped", "c (text) was added"):
         assert word in caught.value.what
