@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from rivet_dagster.errors import DriftError, PlanError, RivetError, SourceError
 from tests.support.exports import export_all, prepared, run_all
-from tests.support.readers import arrow_rows, exported_rows, part_files, sealed, source_rows, tree
+from tests.support.readers import arrow_rows, assert_same, exported_rows, part_files, sealed, source_rows, tree
 from tests.support.tables import EVENTS, LINEITEM, make_table
 
 Sql = Callable[[str], list[tuple[Any, ...]]]
@@ -44,19 +43,10 @@ EDGES = (
 )
 
 
-def same(left: Any, right: Any) -> bool:
-    if isinstance(left, float) and isinstance(right, float):
-        return left.hex() == right.hex() or (math.isnan(left) and math.isnan(right))
-    return type(left) is type(right) and bool(left == right)
-
-
 def assert_equal_rows(
     dsn: str, lake: Path, table: str, key: str, read: Callable[[Path], list[Any]] = exported_rows
 ) -> None:
-    expected, found = source_rows(dsn, table, key), read(lake / table)
-    assert len(found) == len(expected)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert all(same(a, b) for a, b in zip(ours, theirs, strict=True)), (ours, theirs)
+    assert_same(read(lake / table), source_rows(dsn, table, key))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 1000])

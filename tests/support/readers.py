@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,20 @@ def arrow_rows(folder: Path) -> list[Row]:
         table = pq.read_table(file, partitioning=None)
         rows += zip(*(column.to_pylist() for column in table.columns), strict=True)
     return rows
+
+
+def assert_same(found: Sequence[Row], expected: Sequence[Row]) -> None:
+    """Equal rows in equal order: equal types, floats equal to the bit, NULL where NULL is."""
+    assert len(found) == len(expected)
+    for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        differing = [(a, b) for a, b in zip(ours, theirs, strict=True) if not _same(a, b)]
+        assert not differing, f"row {number} has (found, expected) {differing}"
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, float) and isinstance(right, float):
+        return left.hex() == right.hex()
+    return type(left) is type(right) and bool(left == right)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
