@@ -21,7 +21,7 @@ from demo.postgres import EmbeddedPostgres
 from demo.services import DagsterServices
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / ".demo"
+FOLDER = Path(os.environ.get("RIVET_DEMO_FOLDER", ROOT / ".demo")).absolute()
 LAKE = FOLDER / "lake"
 LOGS = FOLDER / "logs"
 

@@ -18,6 +18,7 @@ from rivet_dagster.export.runner import WindowRun
 from rivet_dagster.export.schema import planned_columns
 from rivet_dagster.export.seal import seal_export
 from rivet_dagster.export.spool import spool_folder
+from rivet_dagster.export.warm import warm_kernels
 from rivet_dagster.export.window import ExportJob
 from rivet_dagster.sources import SourceLimits, open_source
 from rivet_dagster.sources.base import Source, choose_key
@@ -85,6 +86,8 @@ class TableExport:
             table = session.describe(*self.config.relation)
         check_drift(plan, planned_columns(table, self.source.schema_of(table)))
         key = choose_key(table, plan.head.key)
+        # Before the first snapshot opens: compiling takes seconds that the source should not wait for.
+        warm_kernels()
         with spool_folder(self._spool_dir) as spool:
             job = ExportJob(self.config, table, key, self.store, spool, work_id)
             with WindowRun(self.source, job, windows, workers) as run:

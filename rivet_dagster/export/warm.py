@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+from functools import cache
 
 
+@cache
 def warm_kernels() -> None:
-    """Compile every kernel into numba's cache.
+    """Load every kernel, compiling it into numba's cache if it is not there; once in a process.
 
     The cache is beside the modules or, where they cannot be written, in the user's cache folder or NUMBA_CACHE_DIR.
     """
