@@ -17,7 +17,7 @@ IMAGES = ROOT / "docs" / "images"
 
 # Name of the picture: page, then width and height of the window in pixels.
 PICTURES = {
-    "partitions.png": ("assets/public/flights?view=partitions", 1280, 720),
+    "partitions.png": ("assets/public/flights?view=partitions&partition=g1-w000007", 1440, 900),
 }
 
 _RENDER_MILLISECONDS = 25_000

@@ -1,0 +1,83 @@
+"""What a contender is: a way from a table to Parquet files, or to nothing where only the reading is measured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# About what 16 MiB of the benchmark's rows are. Every writer that can be told gets this size.
+ROW_GROUP_ROWS = 100_000
+ROW_GROUP_BYTES = 16 << 20
+ZSTD_LEVEL = 1
+
+
+class Unavailable(Exception):
+    """A contender cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a contender has to do.
+
+    Attributes:
+        dsn: address of the database.
+        schema, table: the table, without quotes.
+        key: its key, a single column.
+        folder: empty folder for the files.
+        window_rows: rows a window, for contenders that have windows; None for their default.
+    """
+
+    dsn: str
+    schema: str
+    table: str
+    key: str
+    folder: Path
+    window_rows: int | None = None
+
+    @property
+    def relation(self) -> str:
+        """`schema.table`."""
+        return f"{self.schema}.{self.table}"
+
+
+Facts = dict[str, Any]
+"""What only the contender itself knows of its work. `rows` is expected of those that write no files."""
+
+Work = Callable[[], Facts]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to read a table.
+
+    Attributes:
+        name: for `--only`.
+        title: for the tables.
+        packages: distributions that it is made of, as pip names them; where one is missing, it is not installed.
+        load: imports and prepares everything, and gives the work. What follows is measured against this moment.
+        writes: whether it leaves Parquet files in the task's folder.
+        program: another program does the work, which this process starts and waits for.
+        overlay: its packages cannot be installed beside the project's own: they are looked for in a folder of this
+            name below the one for overlays as well.
+    """
+
+    name: str
+    title: str
+    packages: tuple[str, ...]
+    load: Callable[[Task], Work] = field(repr=False)
+    writes: bool = True
+    program: bool = False
+    overlay: str | None = None
+
+    def versions(self) -> dict[str, str]:
+        """Versions of its packages by name; Unavailable where one is missing."""
+        found = {}
+        for package in self.packages:
+            try:
+                found[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                raise Unavailable(f"not installed: {package}") from None
+        return found

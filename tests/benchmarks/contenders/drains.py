@@ -1,0 +1,67 @@
+"""What reading alone costs: the bytes of one COPY are taken from the connection, and nothing is done with them."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+from tests.benchmarks.contender import Contender, Facts, Task, Work
+
+_BLOCK_BYTES = 1 << 20
+
+# CopyDone, CommandComplete and ReadyForQuery, which end the answer to one COPY statement.
+_END = re.compile(rb"c\0\0\0\x04C.{4}COPY (\d+)\0Z\0\0\0\x05[IT]\Z", re.DOTALL)
+_END_BYTES = 64
+
+
+def _copy(task: Task) -> str:
+    return f"COPY {task.relation} TO STDOUT (FORMAT binary)"
+
+
+def _load_psycopg(task: Task) -> Work:
+    import psycopg
+
+    def work() -> Facts:
+        with psycopg.connect(task.dsn) as connection:
+            pgconn = connection.pgconn
+            pgconn.exec_(_copy(task).encode())
+            taken = 0
+            while (chunk := pgconn.get_copy_data(0))[0] > 0:
+                taken += chunk[0]
+            result = pgconn.get_result()
+            assert result is not None
+            return {"rows": result.command_tuples or 0, "wire_bytes": taken}
+
+    return work
+
+
+def _load_pg8000(task: Task) -> Work:
+    import pg8000.native
+
+    url = urlsplit(task.dsn)
+
+    def work() -> Facts:
+        connection = pg8000.native.Connection(
+            url.username, url.hostname, url.path[1:], url.port, unquote(url.password or "")
+        )
+        # Its socket is the only way past its reading of one message at a time.
+        connection._send_message(b"Q", _copy(task).encode() + b"\0")
+        connection._sock.flush()
+        block = bytearray(_BLOCK_BYTES)
+        view, tail, taken = memoryview(block), b"", 0
+        while not (end := _END.search(tail)):
+            size = connection._usock.recv_into(block)
+            if not size:
+                raise ConnectionError("the server closed the connection")
+            tail = (tail + bytes(view[max(size - _END_BYTES, 0) : size]))[-_END_BYTES:]
+            taken += size
+        connection.close()
+        return {"rows": int(end[1]), "wire_bytes": taken}
+
+    return work
+
+
+CONTENDERS = (
+    Contender("drain-psycopg", "only reading, psycopg", ("psycopg",), _load_psycopg, writes=False),
+    Contender("drain-pg8000", "only reading, pg8000's socket", ("pg8000",), _load_pg8000, writes=False),
+)

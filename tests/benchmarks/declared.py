@@ -1,0 +1,62 @@
+"""The Arrow types that a table's declaration asks for, worked out apart from the code that is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_TYPES: dict[str, pa.DataType] = {
+    "bool": pa.bool_(),
+    "int2": pa.int16(),
+    "int4": pa.int32(),
+    "int8": pa.int64(),
+    "float4": pa.float32(),
+    "float8": pa.float64(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+    "timestamptz": pa.timestamp("us", "UTC"),
+    "uuid": pa.binary(16),
+    "bpchar": pa.string(),
+    "varchar": pa.string(),
+    "text": pa.string(),
+    "jsonb": pa.string(),
+    "bytea": pa.binary(),
+}
+
+
+def declared_schema(connection: psycopg.Connection[Any], relation: str) -> pa.Schema:
+    """Names and Arrow storage types of a table's columns."""
+    cursor = connection.execute(f"SELECT * FROM {relation} LIMIT 0")  # type: ignore[call-overload]
+    return pa.schema([(column.name, _arrow_type(column)) for column in cursor.description or ()])
+
+
+def _arrow_type(column: psycopg.Column) -> pa.DataType:
+    if column.type_display.startswith("numeric"):
+        assert column.precision is not None
+        return pa.decimal128(column.precision, column.scale or 0)
+    info = psycopg.adapters.types[column.type_code]
+    return _TYPES[info.name]
+
+
+def types_kept(declared: pa.Schema, file: Path) -> int:
+    """How many columns of a Parquet file have the type that the table declares."""
+    found = pq.read_schema(file)
+    return sum(
+        found.get_field_index(field.name) >= 0 and _storage(found.field(field.name).type) == field.type
+        for field in declared
+    )
+
+
+def _storage(arrow_type: pa.DataType) -> pa.DataType:
+    """The type without what makes no difference to the values: extension, and how offsets are kept."""
+    if isinstance(arrow_type, pa.BaseExtensionType):
+        return _storage(arrow_type.storage_type)
+    if pa.types.is_large_string(arrow_type) or pa.types.is_string_view(arrow_type):
+        return pa.string()
+    if pa.types.is_large_binary(arrow_type) or pa.types.is_binary_view(arrow_type):
+        return pa.binary()
+    return arrow_type

@@ -1,0 +1,173 @@
+"""Runs a contender in a process of its own and measures it from outside, where that can be done."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.benchmarks.contender import Contender, Facts, Task, Unavailable
+from tests.benchmarks.declared import types_kept
+
+MB = 1e6
+
+_LONGEST_SECONDS = 900.0
+_DURATION = re.compile(rb"LOG:  duration: ([\d.]+) ms")
+
+
+class ContenderError(Exception):
+    """A contender failed; the message ends with the last thing it said."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of one contender.
+
+    Attributes:
+        cpu_s: user and system seconds of its process and what it started, from the interpreter's start to its end.
+        startup_cpu_s: how much of that until everything was imported and compiled code was loaded.
+        wall_s: from the process's start to its end.
+        peak_mb: the most memory that it had resident.
+        above_idle_mb: how much that is above what it had resident before its work; None for another program.
+        file_mb: size of its files; None if it writes none.
+        statement_s: the longest that the server was busy with one statement, by the server's own log.
+        types_kept: how many columns have the declared type; None if it writes no files.
+        facts: what the contender says itself.
+    """
+
+    cpu_s: float
+    startup_cpu_s: float
+    wall_s: float
+    peak_mb: float
+    above_idle_mb: float | None
+    file_mb: float | None
+    statement_s: float
+    types_kept: int | None
+    facts: Facts
+
+
+class StatementLog:
+    """The server's log of how long statements ran, from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._begin = path.stat().st_size
+
+    def longest(self) -> float:
+        """Seconds of the longest statement since; 0 if none was long enough to be logged."""
+        with self._path.open("rb") as log:
+            log.seek(self._begin)
+            return max((float(found) / 1000 for found in _DURATION.findall(log.read())), default=0.0)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all measurements share.
+
+    Attributes:
+        folder: for what the contenders write; on one file system, emptied after every run.
+        server_log: the server's log, with durations of statements.
+        overlays: folder with the packages of contenders that cannot be installed beside the project.
+    """
+
+    folder: Path
+    server_log: Path
+    overlays: Path
+
+    def measure(self, contender: Contender, task: Task, declared: pa.Schema, rows: int) -> tuple[Measurement, Facts]:
+        """Run a contender once.
+
+        Args:
+            contender: which.
+            task: what it reads; its folder is below ours and gets made.
+            declared: what the table declares.
+            rows: that it must find.
+
+        Returns:
+            The measurement, and the versions of the contender's packages.
+
+        Raises:
+            Unavailable: it is not installed.
+            ContenderError: it failed, or it did not export every row.
+        """
+        log = StatementLog(self.server_log)
+        task.folder.mkdir()
+        before, began = _cpu_of_children(), time.monotonic()
+        found = self._answer(contender, task)
+        wall, cpu = time.monotonic() - began, _cpu_of_children() - before
+        if "unavailable" in found:
+            raise Unavailable(found["unavailable"])
+        files = sorted(task.folder.rglob("*.parquet")) if contender.writes else []
+        exported = sum(pq.read_metadata(file).num_rows for file in files) if files else found["facts"].get("rows", 0)
+        if exported != rows:
+            raise ContenderError(f"{exported:,} rows rather than {rows:,}")
+        idle = found["idle_bytes"]
+        return Measurement(
+            cpu_s=cpu,
+            startup_cpu_s=found["startup_cpu_s"],
+            wall_s=wall,
+            peak_mb=found["peak_bytes"] / MB,
+            above_idle_mb=None if idle is None else (found["peak_bytes"] - idle) / MB,
+            file_mb=sum(file.stat().st_size for file in files) / MB if files else None,
+            statement_s=log.longest(),
+            types_kept=types_kept(declared, files[0]) if files else None,
+            facts=found["facts"],
+        ), found["versions"]
+
+    def _answer(self, contender: Contender, task: Task) -> dict[str, Any]:
+        with tempfile.NamedTemporaryFile(dir=self.folder) as answer:
+            request = {
+                "contender": contender.name,
+                "task": asdict(task) | {"folder": str(task.folder)},
+                "answer": answer.name,
+            }
+            _run_child(json.dumps(request), self._environment(contender))
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    def _environment(self, contender: Contender) -> dict[str, str]:
+        paths = [str(self.overlays / contender.overlay)] if contender.overlay else []
+        paths += filter(None, [os.environ.get("PYTHONPATH")])
+        # Spooled parts belong on the file system that the others write to.
+        return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(self.folder)}
+
+
+def _run_child(request: str, environment: dict[str, str]) -> None:
+    """Run one contender to its end; ContenderError where that is no good one."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, said = process.communicate(request, timeout=_LONGEST_SECONDS)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)  # with the programs that it started
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise ContenderError(f"not done after {_LONGEST_SECONDS:.0f} s") from None
+            raise
+    if process.returncode:
+        lines = said.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise ContenderError(lines[-1])
+
+
+def _cpu_of_children() -> float:
+    """User and system seconds of all processes that were waited for, and of those that they waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
