@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import datetime, timezone
 
 from rivet_dagster.errors import PlanError, StoreError
@@ -14,6 +14,7 @@ from rivet_dagster.export.documents import ExportManifest, WorkMarker
 from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.names import WORK, table_folder
 from rivet_dagster.export.plan import Plan, Window, check_drift, extend_plan, load_plan
+from rivet_dagster.export.retry import with_session
 from rivet_dagster.export.runner import WindowRun
 from rivet_dagster.export.schema import planned_columns
 from rivet_dagster.export.seal import seal_export
@@ -54,8 +55,11 @@ class TableExport:
 
     def plan(self) -> tuple[Plan, int]:
         """Plan the rows beyond the frontier; gives the plan and how many windows were appended."""
-        with closing(self.source.connect()) as session:
-            planned = extend_plan(self.source, session, self.config, self.store)
+        planned = with_session(
+            self.source,
+            self.config.limits,
+            lambda session: extend_plan(self.source, session, self.config, self.store),
+        )
         fault_point("after_plan_segment")
         return planned
 
@@ -82,8 +86,7 @@ class TableExport:
         Raises:
             DriftError: RIVET_SCHEMA_DRIFT, before anything is read.
         """
-        with closing(self.source.connect()) as session:
-            table = session.describe(*self.config.relation)
+        table = with_session(self.source, self.config.limits, lambda session: session.describe(*self.config.relation))
         check_drift(plan, planned_columns(table, self.source.schema_of(table)))
         key = choose_key(table, plan.head.key)
         # Before the first snapshot opens: compiling takes seconds that the source should not wait for.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import random
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from rivet_dagster.errors import InterruptedExport, RivetError
 from rivet_dagster.export.commit import load_window
 from rivet_dagster.export.documents import WindowManifest
 from rivet_dagster.export.plan import Window
+from rivet_dagster.export.retry import pause_seconds
 from rivet_dagster.export.servo import PageServo
 from rivet_dagster.export.window import ExportJob, export_window
 from rivet_dagster.sources.base import Session, Source
@@ -20,7 +20,6 @@ from rivet_dagster.sources.base import Session, Source
 _JOIN_SECONDS = 20.0
 # How often a worker that waits for its outcome to be taken looks whether a stop was asked for.
 _LOOK_SECONDS = 0.2
-_LONGEST_PAUSE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ class _Worker:
                     raise
                 if exc.code == "RIVET_SOURCE_TIMEOUT":
                     self._servo.shrink()
-                self._run.pause(_pause(limits.retry_seconds, attempt))
+                self._run.pause(pause_seconds(limits, attempt))
         raise AssertionError("the last attempt returns or raises")
 
     def _connected(self) -> Session:
@@ -211,8 +210,3 @@ def is_same_work(manifest: WindowManifest, job: ExportJob, window: Window) -> bo
         and manifest.hi == window.span.hi
         and manifest.table == job.table.label
     )
-
-
-def _pause(first: float, attempt: int) -> float:
-    """Seconds before the next try: doubling, with jitter so that workers do not come back together."""
-    return min(first * 2.0 ** (attempt - 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)  # noqa: S311

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
+from tests.benchmarks.stage import Stage
 from tests.benchmarks.suite import TableResults
+
+
+class Start:
+    """The moment before anything ran."""
+
+    def __init__(self) -> None:
+        self._began = datetime.now(timezone.utc)
+        self._load = os.getloadavg()[0]
+
+    def conditions(self, stage: Stage, runs: int, tables: Iterable[TableResults]) -> dict[str, str]:
+        """What figures depend on, as texts by name."""
+        packages = {
+            name: version for table in tables for result in table.results for name, version in result.versions.items()
+        }
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return {
+            "date": self._began.date().isoformat(),
+            "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} CPUs, {memory / 1e9:.0f} GB, Linux",
+            "load average before": f"{self._load:.1f}",
+            "PostgreSQL": stage.server_version(),
+            "Python": platform.python_version(),
+            "packages": ", ".join(f"{name} {version}" for name, version in sorted(packages.items())),
+            "runs": str(runs),
+        }
 
 
 def _processor() -> str:
@@ -17,39 +41,3 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What figures depend on.
-
-    Attributes:
-        server: PostgreSQL's version.
-        runs: measured runs of each contender on each table.
-        began: when, in UTC.
-        load: what the machine did before: its load average over one minute.
-        packages: versions by package.
-    """
-
-    server: str
-    runs: int
-    began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
-    load: float = field(default_factory=lambda: os.getloadavg()[0])
-    packages: dict[str, str] = field(default_factory=dict)
-
-    def note_versions(self, tables: Iterable[TableResults]) -> None:
-        """Take over what contenders say they are made of."""
-        for table in tables:
-            for result in table.results:
-                self.packages.update(result.versions)
-
-    def lines(self) -> Iterator[tuple[str, str]]:
-        """Each as a name and a text."""
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        yield "date", self.began.date().isoformat()
-        yield "machine", f"{_processor()}, {len(os.sched_getaffinity(0))} CPUs, {memory / 1e9:.0f} GB, Linux"
-        yield "load average before", f"{self.load:.1f}"
-        yield "PostgreSQL", self.server
-        yield "Python", platform.python_version()
-        yield "packages", ", ".join(f"{name} {version}" for name, version in sorted(self.packages.items()))
-        yield "runs", str(self.runs)

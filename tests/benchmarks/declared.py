@@ -30,7 +30,7 @@ _TYPES: dict[str, pa.DataType] = {
 
 def declared_schema(connection: psycopg.Connection[Any], relation: str) -> pa.Schema:
     """Names and Arrow storage types of a table's columns."""
-    cursor = connection.execute(f"SELECT * FROM {relation} LIMIT 0")  # type: ignore[call-overload]
+    cursor = connection.execute(f"SELECT * FROM {relation} LIMIT 0")
     return pa.schema([(column.name, _arrow_type(column)) for column in cursor.description or ()])
 
 

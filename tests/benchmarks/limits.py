@@ -17,7 +17,7 @@ def _above_idle(run: Measurement) -> float | None:
 
 def _longest_statement(run: Measurement) -> float:
     """By the server's log and by the window manifests, whichever is longer."""
-    return max(run.statement_s, run.facts["longest_statement_s"])
+    return max(run.statement_s, float(run.facts["longest_statement_s"]))
 
 
 @dataclass(frozen=True)

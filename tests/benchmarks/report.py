@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from tests.benchmarks.conditions import Conditions
 from tests.benchmarks.contenders.ours import CONTENDERS as OURS
 from tests.benchmarks.contenders.ours import DEFAULT
 from tests.benchmarks.limits import Verdict
@@ -26,7 +25,7 @@ _NONE = "-"
 class Report:
     """Everything that one run of the benchmarks found."""
 
-    conditions: Conditions
+    conditions: Mapping[str, str]
     tables: Sequence[TableResults]
     flatness: Flatness | None
     verdicts: Sequence[Verdict]
@@ -115,7 +114,7 @@ def _flatness_title(flatness: Flatness) -> str:
 
 def print_report(console: Console, report: Report) -> None:
     """Print tables, remarks and verdicts."""
-    for name, value in report.conditions.lines():
+    for name, value in report.conditions.items():
         console.print(f"[dim]{name}:[/] {escape(value)}")
     for table in report.tables:
         _print_table(console, _title(table), _HEADINGS, _rows(table))
@@ -129,7 +128,7 @@ def print_report(console: Console, report: Report) -> None:
 
 
 def _print_table(console: Console, title: str, headings: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
-    printed = RichTable(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False)
+    printed = RichTable(box=box.SIMPLE, pad_edge=False)
     for number, heading in enumerate(headings):
         printed.add_column(heading, justify="right" if number else "left", no_wrap=number == 0)
     problems = []
@@ -138,7 +137,7 @@ def _print_table(console: Console, title: str, headings: Sequence[str], rows: It
             problems.append(row)
         else:
             printed.add_row(*map(escape, row))
-    console.print()
+    console.print(f"\n[bold]{escape(title)}[/]")
     console.print(printed)
     for contender, problem in problems:
         console.print(f"  [yellow]{escape(contender)}[/]: {escape(problem)}")
@@ -155,7 +154,7 @@ def markdown(report: Report) -> str:
 def _markdown_lines(report: Report) -> Iterator[str]:
     yield "# Benchmarks\n"
     yield "Printed by `make bench`. What is measured, and how, is described below the figures.\n"
-    for name, value in report.conditions.lines():
+    for name, value in report.conditions.items():
         yield f"- {name}: {value}"
     for table in report.tables:
         yield f"\n## {_title(table)}\n"
@@ -207,7 +206,7 @@ def to_json(report: Report) -> str:
     """Every measurement of every run."""
     return json.dumps(
         {
-            "conditions": dict(report.conditions.lines()),
+            "conditions": dict(report.conditions),
             "tables": [
                 {"table": table.table.name, "rows": table.rows, "results": [_plain(each) for each in table.results]}
                 for table in report.tables

@@ -73,7 +73,7 @@ class Stage:
         database = f"{table.name}_{rows}"
         if database not in self._made:
             with psycopg.connect(self.server.dsn(), autocommit=True) as admin:
-                admin.execute(f"CREATE DATABASE {database}")  # type: ignore[call-overload]
+                admin.execute(f"CREATE DATABASE {database}")
             with psycopg.connect(self.server.dsn(database), autocommit=True) as owner:
                 make_table(owner, table.script, rows)
                 owner.execute("CHECKPOINT")

@@ -11,8 +11,8 @@ import psycopg
 
 from tests.benchmarks.contender import Contender, Task, Unavailable
 from tests.benchmarks.contenders.ours import DEFAULT
-from tests.benchmarks.measure import Bench, ContenderError, Measurement
 from tests.benchmarks.declared import declared_schema
+from tests.benchmarks.measure import Bench, ContenderError, Measurement
 from tests.benchmarks.stage import SCHEMA, Stage, Table
 
 _WARM_UP_ROWS = 1_000
@@ -108,9 +108,9 @@ class Suite:
         return TableResults(table, rows, columns, results)
 
     def flatness(self, table: Table, rows: int) -> Flatness:
-        """Measure the default contender on `rows` and on a tenth of them; two windows are the least for two workers."""
+        """Measure the default contender on `rows` and on a tenth of them, which still gives both workers a window."""
         few = rows // _FLATNESS_FACTOR
-        window_rows = max(few // DEFAULT_WORKERS, 1)
+        window_rows = few // 2
         sizes = []
         for size in (few, rows):
             result = Result(DEFAULT)

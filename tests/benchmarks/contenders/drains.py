@@ -28,9 +28,10 @@ def _load_psycopg(task: Task) -> Work:
             taken = 0
             while (chunk := pgconn.get_copy_data(0))[0] > 0:
                 taken += chunk[0]
-            result = pgconn.get_result()
-            assert result is not None
-            return {"rows": result.command_tuples or 0, "wire_bytes": taken}
+            rows = 0
+            while result := pgconn.get_result():
+                rows += result.command_tuples or 0
+            return {"rows": rows, "wire_bytes": taken}
 
     return work
 

@@ -96,8 +96,6 @@ def _scanner() -> Path:
 
 def _load_rows(task: Task) -> Work:
     import psycopg
-    import pyarrow as pa
-    import pyarrow.parquet
     from psycopg.types.json import set_json_loads
     from psycopg.types.string import ByteaBinaryLoader
 
@@ -109,8 +107,8 @@ def _load_rows(task: Task) -> Work:
             connection.adapters.register_loader("uuid", ByteaBinaryLoader)
             schema = declared_schema(connection, task.relation)
             with connection.cursor("rows", binary=True) as cursor:
-                cursor.execute(f"SELECT * FROM {task.relation}")  # type: ignore[call-overload]
-                return _write(map(partial(_batch, pa, schema), _fetched(cursor)), schema, task.folder)
+                cursor.execute(f"SELECT * FROM {task.relation}")
+                return _write(map(partial(_batch, schema), _fetched(cursor)), schema, task.folder)
 
     return work
 
@@ -120,11 +118,12 @@ def _fetched(cursor: Cursor[Any]) -> Iterable[list[tuple[Any, ...]]]:
         yield rows
 
 
-def _batch(pa: Any, schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
+def _batch(schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
+    import pyarrow as pa
+
     columns = zip(*rows, strict=True)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-    batch: pa.RecordBatch = pa.record_batch(arrays, schema=schema)
-    return batch
+    return pa.record_batch(arrays, schema=schema)
 
 
 CONTENDERS = (
