@@ -64,6 +64,7 @@ def test_lost_connections_are_tried_again(dsn: str, numbers: Sql, lake: Path) ->
     plan, _ = export.plan()
     with meanwhile(dsn, kill_some):
         outcomes = run_all(export, plan)
+    assert [str(outcome.error) for outcome in outcomes if outcome.error] == []
     export.seal(plan)
     assert len(killed) == 3
     assert sum(outcome.manifest.statistics.attempts - 1 for outcome in outcomes if outcome.manifest) >= 1

@@ -93,7 +93,8 @@ def failure(exc: psycopg.Error, doing: str) -> SourceError:
 
 
 def _is_connection_loss(exc: psycopg.Error) -> bool:
-    return isinstance(exc, (psycopg.OperationalError, psycopg.InterfaceError))
+    """Whether an error without SQLSTATE is the connection's; a result cut short gives a bare DatabaseError."""
+    return isinstance(exc, (psycopg.OperationalError, psycopg.InterfaceError)) or type(exc) is psycopg.DatabaseError
 
 
 @contextmanager
