@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from rivet_dagster._compat import provenance_tags, work_id_of
-from rivet_dagster.errors import ConfigError, RivetError
+from rivet_dagster.errors import ConfigError, InterruptedExport, RivetError
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.operations import TableExport
@@ -145,6 +145,9 @@ class _Reporter:
     def __call__(self, outcome: WindowOutcome) -> None:
         """Log a materialization for a committed window, or remember one that failed."""
         key = outcome.window.key
+        if isinstance(outcome.error, InterruptedExport):
+            self._context.log.info(f"Window {key} was dropped, because the run is being stopped")
+            return
         if outcome.error is not None:
             self._failed.append(outcome)
             self._context.log.error(f"Window {key} failed. {outcome.error}")

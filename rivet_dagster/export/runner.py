@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rivet_dagster.errors import InterruptedExport, RivetError
+from rivet_dagster.errors import InterruptedExport, RivetError, SourceError
 from rivet_dagster.export.commit import load_window
 from rivet_dagster.export.documents import WindowManifest
 from rivet_dagster.export.plan import Window
 from rivet_dagster.export.retry import pause_seconds
 from rivet_dagster.export.servo import PageServo
-from rivet_dagster.export.window import ExportJob, export_window
+from rivet_dagster.export.window import ExportJob, dropped, export_window
 from rivet_dagster.sources.base import Session, Source
 
 _JOIN_SECONDS = 20.0
@@ -121,12 +121,19 @@ class WindowRun:
             return WindowOutcome(window, error=self._fatal)
         try:
             return worker.export(window)
-        except RivetError as exc:
-            if exc.fatal:
-                self._fatal = exc
-            return WindowOutcome(window, error=exc)
         except Exception as exc:  # noqa: BLE001 (a defect in one window must be reported, not hang the others)
-            return WindowOutcome(window, error=exc)
+            return WindowOutcome(window, error=self._cause(window, exc))
+
+    def _cause(self, window: Window, exc: Exception) -> Exception:
+        """What to report: a window that was only dropped failed for the reason that it was dropped for."""
+        if isinstance(exc, RivetError) and exc.fatal:
+            self._fatal = exc
+        elif isinstance(exc, InterruptedExport) and self._fatal is not None:
+            return self._fatal
+        elif self._stop.is_set():
+            # Also a cancelled statement, which the server reports like one that took too long.
+            return dropped(window)
+        return exc
 
     def stopped(self) -> bool:
         """Whether a stop was asked for, or no window can succeed."""
@@ -175,15 +182,13 @@ class _Worker:
                     stopped=self._run.stopped,
                 )
                 return WindowOutcome(window, manifest)
-            except InterruptedExport:
-                self.disconnect()
-                raise
-            except RivetError as exc:
+            except Exception as exc:
                 # Whatever state the connection is in, the next try begins with a new one.
                 self.disconnect()
-                if not exc.retryable or attempt == limits.attempts or self._run.stopped():
+                retryable = isinstance(exc, RivetError) and exc.retryable
+                if not retryable or attempt == limits.attempts or self._run.stopped():
                     raise
-                if exc.code == "RIVET_SOURCE_TIMEOUT":
+                if isinstance(exc, SourceError) and exc.code == "RIVET_SOURCE_TIMEOUT":
                     self._servo.shrink()
                 self._run.pause(pause_seconds(limits, attempt))
         raise AssertionError("the last attempt returns or raises")

@@ -203,11 +203,7 @@ def _read_pages(
     after = window.span.lo
     while True:
         if stopped():
-            raise InterruptedExport(
-                "RIVET_INTERRUPTED",
-                f"Window {window.key} was dropped.",
-                "Run it again: finished windows are kept.",
-            )
+            raise dropped(window)
         asked = servo.rows
         page = reader.read_page(KeyRange(after, window.span.hi), asked)
         tally.add(page)
@@ -217,6 +213,13 @@ def _read_pages(
         if page.rows < asked:
             return
         after = reader.last_key()
+
+
+def dropped(window: Window) -> InterruptedExport:
+    """The window was not finished because a stop was asked for."""
+    return InterruptedExport(
+        "RIVET_INTERRUPTED", f"Window {window.key} was dropped.", "Run it again: finished windows are kept."
+    )
 
 
 @contextmanager

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+import threading
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -18,32 +22,51 @@ from rivet_dagster.stores.base import StoredObject
 _BLOCK_BYTES = 4 << 20
 # Blocks that obstore may hold at once while it copies a file: bounds the memory of a publication.
 _BLOCKS_IN_FLIGHT = 2
+_UNFINISHED = re.compile(r".+#[0-9]+")
 _REFUSED = re.compile(r"permission denied|read-only file system|operation not permitted|not a directory", re.IGNORECASE)
 
 
 class LocalStore:
-    """Objects as files below a folder, which is created when the first object is written."""
+    """Objects as files below a folder, which is created when the first object is written.
+
+    obstore writes a file under a name that ends in `#` and a number, and renames it when it is whole. A killed
+    process leaves such a file behind: the next one that writes to the folder, and is alone with it, removes it.
+    """
 
     def __init__(self, uri: str) -> None:
         self._root = _folder_of(uri)
         self.uri = self._root.as_uri()
+        self._opening = threading.Lock()
         self._opened: ObstoreLocalStore | None = None
+        self._reading: ObstoreLocalStore | None = None
 
     def __repr__(self) -> str:
         return f"LocalStore({self.uri!r})"
 
     @property
     def _writable(self) -> ObstoreLocalStore:
-        if self._opened is None:
-            self._opened = ObstoreLocalStore(self._root, mkdir=True)
-        return self._opened
+        with self._opening:
+            if self._opened is None:
+                self._opened = ObstoreLocalStore(self._root, mkdir=True)
+                self._announce_writer()
+            return self._opened
 
     @property
     def _readable(self) -> ObstoreLocalStore | None:
         """None while there is no folder: reading must not create one."""
-        if self._opened is None and self._root.is_dir():
-            self._opened = ObstoreLocalStore(self._root)
-        return self._opened
+        if self._reading is None and self._root.is_dir():
+            self._reading = ObstoreLocalStore(self._root)
+        return self._reading
+
+    def _announce_writer(self) -> None:
+        """Share a lock on the folder for as long as this object lives; who is alone with it clears it up first."""
+        with suppress(OSError):  # some network file systems have no locks: then nothing is cleared
+            folder = os.open(self._root, os.O_RDONLY)
+            weakref.finalize(self, os.close, folder)
+            with suppress(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _clear_unfinished(self._root)
+            fcntl.flock(folder, fcntl.LOCK_SH)
 
     def url(self, path: str) -> str:
         """`file://` address of an object."""
@@ -132,6 +155,12 @@ class LocalStore:
                 obstore.delete(store, path)
             except FileNotFoundError:
                 return
+
+
+def _clear_unfinished(root: Path) -> None:
+    for path in root.rglob("*#*"):
+        if _UNFINISHED.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _folder_of(uri: str) -> Path:
