@@ -68,7 +68,6 @@ class PartFiles:
 
     job: ExportJob
     stem: str
-    schema: pa.Schema
     hasher: RowHasher
     closed: list[SpooledPart] = field(default_factory=list)
 
@@ -93,7 +92,7 @@ class PartFiles:
     def _write(self, batch: pa.RecordBatch) -> None:
         chosen = self.job.config.format
         if self._open is None:
-            self._open = self._writer_class(self._path, self.schema, compression=chosen.compression, level=chosen.level)
+            self._open = self._writer_class(self._path, batch, compression=chosen.compression, level=chosen.level)
         self._open.write(batch)
         self.hasher.update(batch)
         if self._open.bytes_written >= chosen.part_bytes:
@@ -158,7 +157,7 @@ def export_window(
         limits = BatchLimits(wire_bytes=job.config.format.row_group_bytes)
         with session.open_window(job.table, job.key, limits) as reader:
             opened = time.monotonic()
-            parts = PartFiles(job, window.key, reader.schema, RowHasher(reader.schema))
+            parts = PartFiles(job, window.key, RowHasher(reader.schema))
             cleanup.callback(parts.discard)
             _read_pages(reader, window, servo, parts, tally, stopped)
             held = time.monotonic() - opened

@@ -10,6 +10,8 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rivet_dagster.formats._encodings import choose_encodings
+
 Compression = Literal["zstd", "snappy", "lz4", "gzip", "none"]
 SUFFIX = "parquet"
 
@@ -21,19 +23,22 @@ class ParquetPartWriter:
 
     Args:
         path: local file to create.
-        schema: of all batches.
+        first: the first batch, which decides the encodings; it is not written yet.
         compression: codec, `none` for none.
         level: the codec's level; None for its default.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, *, compression: Compression, level: int | None) -> None:
+    def __init__(self, path: Path, first: pa.RecordBatch, *, compression: Compression, level: int | None) -> None:
         self.rows = 0
+        encodings = choose_encodings(first)
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pq.ParquetWriter(
             self._sink,
-            schema,
+            first.schema,
             compression=compression,
             compression_level=level if compression in ("zstd", "gzip") else None,
+            use_dictionary=encodings.dictionary,  # type: ignore[arg-type]  # the stubs know no list
+            column_encoding=encodings.delta,
             store_decimal_as_integer=True,
         )
 

@@ -27,6 +27,9 @@ _TYPES: dict[str, pa.DataType] = {
     "bytea": pa.binary(),
 }
 
+# Other names of the zone.
+_UTC = ("+00:00", "Etc/UTC")
+
 
 def declared_schema(connection: psycopg.Connection[Any], relation: str) -> pa.Schema:
     """Names and Arrow storage types of a table's columns."""
@@ -52,11 +55,13 @@ def types_kept(declared: pa.Schema, file: Path) -> int:
 
 
 def _storage(arrow_type: pa.DataType) -> pa.DataType:
-    """The type without what makes no difference to the values: extension, and how offsets are kept."""
+    """The type without what makes no difference to the values: extension, how offsets are kept, the name of UTC."""
     if isinstance(arrow_type, pa.BaseExtensionType):
         return _storage(arrow_type.storage_type)
     if pa.types.is_large_string(arrow_type) or pa.types.is_string_view(arrow_type):
         return pa.string()
     if pa.types.is_large_binary(arrow_type) or pa.types.is_binary_view(arrow_type):
         return pa.binary()
+    if isinstance(arrow_type, pa.TimestampType) and arrow_type.tz in _UTC:
+        return pa.timestamp(arrow_type.unit, "UTC")
     return arrow_type

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class Bench:
     """What all measurements share.
 
     Attributes:
-        folder: for what the contenders write; on one file system, emptied after every run.
+        folder: for temporary files, on the file system that the tasks' folders are on.
         server_log: the server's log, with durations of statements.
         overlays: folder with the packages of contenders that cannot be installed beside the project.
     """
@@ -86,12 +87,14 @@ class Bench:
     server_log: Path
     overlays: Path
 
-    def measure(self, contender: Contender, task: Task, declared: pa.Schema, rows: int) -> tuple[Measurement, Facts]:
+    def measure(
+        self, contender: Contender, task: Task, declared: pa.Schema, rows: int
+    ) -> tuple[Measurement, dict[str, str]]:
         """Run a contender once.
 
         Args:
             contender: which.
-            task: what it reads; its folder is below ours and gets made.
+            task: what it reads, and where it writes.
             declared: what the table declares.
             rows: that it must find.
 
@@ -103,7 +106,6 @@ class Bench:
             ContenderError: it failed, or it did not export every row.
         """
         log = StatementLog(self.server_log)
-        task.folder.mkdir()
         before, began = _cpu_of_children(), time.monotonic()
         found = self._answer(contender, task)
         wall, cpu = time.monotonic() - began, _cpu_of_children() - before
@@ -158,7 +160,8 @@ def _run_child(request: str, environment: dict[str, str]) -> None:
         try:
             _, said = process.communicate(request, timeout=_LONGEST_SECONDS)
         except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)  # with the programs that it started
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the programs that it started
             if isinstance(error, subprocess.TimeoutExpired):
                 raise ContenderError(f"not done after {_LONGEST_SECONDS:.0f} s") from None
             raise

@@ -83,9 +83,9 @@ def _remarks(table: TableResults) -> Iterator[str]:
         if result is not None and result.runs:
             facts = result.runs[-1].facts
             yield (
-                f"{contender.title}: {facts['windows']} windows, {facts['pages']} pages; by the window manifests"
-                f" the longest statement took {facts['longest_statement_s']:.2f} s,"
-                f" the longest transaction {facts['longest_transaction_s']:.2f} s."
+                f"{contender.title}, by its window manifests: windows {facts['windows']}, pages {facts['pages']},"
+                f" longest statement {facts['longest_statement_s']:.2f} s,"
+                f" longest transaction {facts['longest_transaction_s']:.2f} s"
             )
 
 

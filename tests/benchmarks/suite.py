@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +98,6 @@ class Suite:
         self._bench = Bench(stage.folder, stage.server.data / "server.log", overlays)
         self._runs = runs
         self._say = say
-        self._number = 0
 
     def table(self, table: Table, rows: int, contenders: Sequence[Contender]) -> TableResults:
         """Measure contenders on one table, in turns, so that what else the machine does hits all alike."""
@@ -133,13 +133,12 @@ class Suite:
         dsn = self._stage.dsn(table, rows)
         with psycopg.connect(dsn) as connection:
             declared = declared_schema(connection, f"{SCHEMA}.{table.name}")
-        self._number += 1
-        folder = self._stage.folder / f"run-{self._number}"
-        task = Task(dsn, SCHEMA, table.name, table.key, folder, window_rows)
-        try:
-            run, result.versions = self._bench.measure(result.contender, task, declared, rows)
-            result.runs.append(run)
-        except Unavailable as reason:
-            result.problem = str(reason)
-        except ContenderError as error:
-            result.problem = f"failed: {error}"
+        with tempfile.TemporaryDirectory(dir=self._stage.folder) as folder:
+            task = Task(dsn, SCHEMA, table.name, table.key, Path(folder), window_rows)
+            try:
+                run, result.versions = self._bench.measure(result.contender, task, declared, rows)
+                result.runs.append(run)
+            except Unavailable as reason:
+                result.problem = str(reason)
+            except ContenderError as error:
+                result.problem = f"failed: {error}"

@@ -1,4 +1,4 @@
-"""The `rivet` program, from whose name and idea this project comes: chunks along the key, its fastest profile."""
+"""The `rivet` program that the package rivet-cli installs: chunks along the key, and its fastest profile."""
 
 from __future__ import annotations
 
