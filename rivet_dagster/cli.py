@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rivet_dagster.errors import RivetError
+from rivet_dagster.errors import InterruptedExport, RivetError
 from rivet_dagster.export.config import parse_config
 
 if TYPE_CHECKING:
@@ -64,7 +67,9 @@ def export(
     from rivet_dagster.export.operations import TableExport  # noqa: PLC0415 (help pages stay quick)
 
     prepared = TableExport(parse_config({"table": table, "windows": windows}), source, to)
-    _print_sealed(*_export(prepared, workers, fresh=fresh, quiet=as_json), prepared, as_json=as_json)
+    with _orderly_stop():
+        seal, run = _export(prepared, workers, fresh=fresh, quiet=as_json)
+    _print_sealed(seal, run, prepared, as_json=as_json)
 
 
 @app.command()
@@ -228,8 +233,12 @@ def _out(text: str) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors become a message and an exit code: 0, 1 error, 2 retryable, 3 integrity, 4 drift."""
+    """Run the command line; errors become a message and an exit code.
+
+    0 done, 1 error, 2 retryable, 3 integrity, 4 drift, 130 interrupted, 143 terminated.
+    """
     as_json = "--json" in sys.argv
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app(standalone_mode=True)
     except RivetError as exc:
@@ -238,6 +247,24 @@ def main() -> None:
         typer.secho(f"{exc.code}: {exc.what}", err=True, fg="red")
         typer.secho(exc.advice, err=True)
         sys.exit(exc.process_exit_code)
-    except KeyboardInterrupt:
-        typer.secho("Stopped. Finished windows are kept: start again to go on.", err=True)
-        sys.exit(130)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops an export in the same orderly way as Ctrl-C."""
+
+
+def _terminated(_number: int, _frame: object) -> None:
+    raise _Terminated
+
+
+@contextmanager
+def _orderly_stop() -> Iterator[None]:
+    """Turn a stop into an error that says what is kept; typer would end without a word."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        stopped = InterruptedExport(
+            "RIVET_INTERRUPTED", "The export was stopped.", "Finished windows are kept: start again to go on."
+        )
+        stopped.exit_code = 143 if isinstance(exc, _Terminated) else 130
+        raise stopped from None

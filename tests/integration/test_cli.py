@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,7 @@ import pytest
 
 from demo.postgres import EmbeddedPostgres
 from tests.conftest import PASSWORD
-from tests.support.cli import Result, rivet
+from tests.support.cli import Result, command, rivet
 from tests.support.readers import exported_rows, sealed, source_rows, tree
 
 Sql = Callable[[str], list[tuple[Any, ...]]]
@@ -112,6 +117,33 @@ def test_killed_processes_leave_no_spool_behind(dsn: str, orders: Sql, lake: Pat
     assert len(list(spool.iterdir())) == 1
     assert export(dsn, lake, env=env).code == 0
     assert list(spool.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_is_orderly(dsn: str, sql: Sql, lake: Path, tmp_path: Path, number: int, code: int) -> None:
+    sql("CREATE TABLE public.orders (id int PRIMARY KEY, note text)")
+    sql("INSERT INTO public.orders SELECT n, repeat('x', 300) FROM generate_series(1, 300000) AS n")
+    spool = tmp_path / "spool"
+    arguments = ("export", "--table", "public.orders", "--to", str(lake), "--rows-per-window", "3000")
+    process = subprocess.Popen(
+        command(*arguments),
+        env={**os.environ, "RIVET_SOURCE": dsn, "RIVET_SPOOL_DIR": str(spool)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list((lake / "public.orders/g1/windows").glob("*.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.splitlines()) == (
+        code,
+        ["RIVET_INTERRUPTED: The export was stopped.", "Finished windows are kept: start again to go on."],
+    )
+    assert list(spool.iterdir()) == []
+    done = export(dsn, lake, "--json")
+    assert done.json["windows_reused"] > 0
+    assert exported_rows(lake / "public.orders") == source_rows(dsn, "public.orders", "id")
 
 
 # --------------------------------------------------------------------------------------------------- damage
@@ -244,9 +276,6 @@ def test_wrong_options_are_named(dsn: str, lake: Path) -> None:
 
 def test_help_is_quick_about_imports() -> None:
     """`--help`, and a code location's definitions, must not pay for Arrow, numba or drivers."""
-    import subprocess
-    import sys
-
     for statement in ("import rivet_dagster.cli", "from rivet_dagster import build_rivet_assets, RivetResource"):
         check = f"{statement}; import sys; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
