@@ -126,7 +126,8 @@ def test_a_stop_is_orderly(dsn: str, sql: Sql, lake: Path, tmp_path: Path, numbe
     spool = tmp_path / "spool"
     arguments = ("export", "--table", "public.orders", "--to", str(lake), "--rows-per-window", "3000")
     process = subprocess.Popen(
-        command(*arguments),
+        # A shell that starts the tests in the background makes everything below it ignore SIGINT.
+        ["env", "--default-signal=INT", *command(*arguments)],
         env={**os.environ, "RIVET_SOURCE": dsn, "RIVET_SPOOL_DIR": str(spool)},
         stderr=subprocess.PIPE,
         text=True,
