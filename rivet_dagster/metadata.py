@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from rivet_dagster.export.documents import ExportManifest, WindowManifest
-from rivet_dagster.export.names import MANIFEST, plan_folder, window_path
+from rivet_dagster.export.names import MANIFEST, part_folder, plan_folder, window_path
 from rivet_dagster.export.plan import Plan
 from rivet_dagster.export.runner import WindowOutcome
 from rivet_dagster.stores import Store
@@ -36,7 +36,7 @@ def window_metadata(store: Store, manifest: WindowManifest, *, reused: bool) -> 
     seconds = read.duration_s
     return {
         "dagster/partition_row_count": dg.MetadataValue.int(manifest.rows),
-        "dagster/uri": dg.MetadataValue.text(store.url(f"g{manifest.generation}/data/w{manifest.index:06d}")),
+        "dagster/uri": dg.MetadataValue.text(store.url(part_folder(manifest.generation, manifest.index))),
         "rivet/bytes": dg.MetadataValue.int(sum(part.bytes for part in manifest.parts)),
         "rivet/parts": dg.MetadataValue.int(len(manifest.parts)),
         "rivet/row_fingerprint": dg.MetadataValue.text(manifest.row_fingerprint),

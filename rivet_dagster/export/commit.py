@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
-
-from rivet_dagster.export.documents import Part, WindowManifest
+from rivet_dagster.export.documents import Part, WindowManifest, fingerprint_blocks
 from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.names import part_path, window_path
 from rivet_dagster.stores.base import Store
@@ -28,13 +26,9 @@ class SpooledPart:
 
 def spooled(path: Path, rows: int) -> SpooledPart:
     """Describe a complete spool file."""
-    digest = xxhash.xxh3_128()
-    size = 0
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
-    return SpooledPart(path, rows, size, f"xxh3-128:{digest.hexdigest()}")
+        fingerprint = fingerprint_blocks(iter(lambda: file.read(_BLOCK_BYTES), b""))
+    return SpooledPart(path, rows, path.stat().st_size, fingerprint)
 
 
 def commit_window(store: Store, manifest: WindowManifest, parts: Iterable[SpooledPart], suffix: str) -> WindowManifest:
@@ -79,10 +73,7 @@ def is_stored(store: Store, path: str, size: int, content_fingerprint: str) -> b
 
 def stored_fingerprint(store: Store, path: str) -> str:
     """Content fingerprint of an object, read block by block."""
-    digest = xxhash.xxh3_128()
-    for block in store.read(path):
-        digest.update(block)
-    return f"xxh3-128:{digest.hexdigest()}"
+    return fingerprint_blocks(store.read(path))
 
 
 def load_window(store: Store, generation: int, index: int) -> WindowManifest | None:

@@ -56,7 +56,15 @@ class Document(_Model):
 
 def fingerprint_bytes(data: bytes) -> str:
     """Content fingerprint of some bytes: `xxh3-128:<32 hex digits>`."""
-    return f"xxh3-128:{xxhash.xxh3_128_hexdigest(data)}"
+    return fingerprint_blocks([data])
+
+
+def fingerprint_blocks(blocks: Iterable[bytes]) -> str:
+    """Content fingerprint of bytes that come in blocks."""
+    digest = xxhash.xxh3_128()
+    for block in blocks:
+        digest.update(block)
+    return f"xxh3-128:{digest.hexdigest()}"
 
 
 class PlannedColumn(_Model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 
 from rivet_dagster.errors import ConfigError
 
@@ -87,10 +86,20 @@ def window_path(generation: int, index: int) -> str:
     return f"{window_folder(generation)}/w{index:06d}.json"
 
 
+def data_folder(generation: int) -> str:
+    """Folder of a generation's data files."""
+    return f"g{generation}/data"
+
+
+def part_folder(generation: int, index: int) -> str:
+    """Folder of a window's data files."""
+    return f"{data_folder(generation)}/w{index:06d}"
+
+
 def part_path(generation: int, index: int, part: int, content_fingerprint: str, suffix: str) -> str:
     """Path of a data file: where it belongs and the first 16 digits of what it holds."""
-    folder = PurePosixPath(f"g{generation}/data/w{index:06d}")
-    return str(folder / f"part-{part:05d}-{content_fingerprint.rpartition(':')[2][:16]}.{suffix}")
+    digits = content_fingerprint.rpartition(":")[2][:16]
+    return f"{part_folder(generation, index)}/part-{part:05d}-{digits}.{suffix}"
 
 
 def seal_path(generation: int, seal_id: str) -> str:

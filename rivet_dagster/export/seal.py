@@ -15,7 +15,7 @@ from rivet_dagster.export.documents import (
 )
 from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.fingerprint import Fingerprint
-from rivet_dagster.export.names import MANIFEST, SUCCESS, seal_path
+from rivet_dagster.export.names import MANIFEST, SUCCESS, data_folder, seal_path
 from rivet_dagster.export.plan import Plan
 from rivet_dagster.stores.base import Store
 
@@ -100,7 +100,7 @@ def _check_windows(plan: Plan, manifests: Sequence[WindowManifest]) -> None:
 
 
 def _check_parts(store: Store, plan: Plan, manifests: Sequence[WindowManifest]) -> None:
-    sizes = {stored.path: stored.size for stored in store.list(f"g{plan.generation}/data")}
+    sizes = {stored.path: stored.size for stored in store.list(data_folder(plan.generation))}
     absent = [part.path for manifest in manifests for part in manifest.parts if sizes.get(part.path) != part.bytes]
     if absent:
         raise IntegrityError(

@@ -11,7 +11,7 @@ from rivet_dagster.errors import PlanError, RivetError
 from rivet_dagster.export.commit import load_window, stored_fingerprint
 from rivet_dagster.export.documents import ExportManifest, Part, SealedWindow
 from rivet_dagster.export.fingerprint import Fingerprint
-from rivet_dagster.export.names import parse_window_key
+from rivet_dagster.export.names import MANIFEST, parse_window_key, plan_folder, window_path
 from rivet_dagster.export.plan import Plan, load_plan
 from rivet_dagster.export.seal import load_seal
 from rivet_dagster.stores.base import Store
@@ -102,7 +102,7 @@ def _plan_findings(store: Store, seal: ExportManifest) -> Iterator[Finding]:
     try:
         plan: Plan | None = load_plan(store, seal.generation)
     except RivetError as exc:
-        yield Finding(exc.code, "", f"g{seal.generation}/plan", exc.what)
+        yield Finding(exc.code, "", plan_folder(seal.generation), exc.what)
         return
     planned = [window.key for window in plan.windows] if plan else []
     sealed = [window.key for window in seal.windows]
@@ -110,25 +110,25 @@ def _plan_findings(store: Store, seal: ExportManifest) -> Iterator[Finding]:
         yield Finding(
             "RIVET_PLAN_BROKEN",
             "",
-            f"g{seal.generation}/plan",
+            plan_folder(seal.generation),
             "the plan does not begin with the sealed windows",
         )
 
 
 def _total_findings(seal: ExportManifest) -> Iterator[Finding]:
     if seal.identified().seal_id != seal.seal_id:
-        yield Finding("RIVET_SEAL_BROKEN", "", "manifest.json", "its content does not give its seal id")
+        yield Finding("RIVET_SEAL_BROKEN", "", MANIFEST, "its content does not give its seal id")
     total = Fingerprint.zero()
     for window in seal.windows:
         total += Fingerprint.parse(window.row_fingerprint, window.rows)
     if (total.rows, str(total)) != (seal.rows, seal.row_fingerprint):
-        yield Finding("RIVET_SEAL_BROKEN", "", "manifest.json", "its windows do not add up to its totals")
+        yield Finding("RIVET_SEAL_BROKEN", "", MANIFEST, "its windows do not add up to its totals")
 
 
 def _manifest_findings(store: Store, seal: ExportManifest, window: SealedWindow) -> Iterator[Finding]:
     """A window may have been exported again since; its manifest must still be one of the window."""
     _, index = parse_window_key(window.key)
-    path = f"g{seal.generation}/windows/w{index:06d}.json"
+    path = window_path(seal.generation, index)
     try:
         manifest = load_window(store, seal.generation, index)
     except RivetError as exc:
