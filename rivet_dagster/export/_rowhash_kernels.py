@@ -7,15 +7,13 @@ vector instructions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from numba.extending import intrinsic
 
-Bytes = npt.NDArray[np.uint8]
+from rivet_dagster._jit import Bytes, kernel, load_little_endian
+
 Words = npt.NDArray[np.uint64]
 Pair = tuple[np.uint64, np.uint64]
 """One number a lane: seeds, keys or sums."""
@@ -28,29 +26,8 @@ _PRIME_4 = np.uint64(0x85EBCA77C2B2AE63)
 _PRIME_5 = np.uint64(0x27D4EB2F165667C5)
 _WORD_BITS = np.uint64(64)
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-
-def _kernel(function: _Function) -> _Function:
-    """Compile on first use, keep the machine code on disk, and let other threads run meanwhile."""
-    return cast("_Function", numba.njit(cache=True, nogil=True)(function))
-
-
-def _load_little_endian(_typing: Any, data: Any, at: Any, of: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        pointer = context.get_value_type(of.dtype).as_pointer()
-        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), pointer)
-        return builder.load(address, align=1)
-
-    return of.dtype(data, at, of), generate
-
-
-_load = cast("Callable[[Bytes, int, Any], np.uint64]", intrinsic(_load_little_endian))
-"""`_load(data, at, of)`: the number of type `of` at an unchecked place, on a little-endian machine."""
-
-
-@_kernel
+@kernel
 def begin(lanes: tuple[Words, Words], seeds: Pair) -> None:
     """Start every row's hashes."""
     first, second = lanes
@@ -58,7 +35,7 @@ def begin(lanes: tuple[Words, Words], seeds: Pair) -> None:
     second[:] = seeds[1] + _PRIME_5
 
 
-@_kernel
+@kernel
 def mix(lanes: tuple[Words, Words], keys: Pair, words: Words, valid: Bytes) -> None:
     """Mix one word a row into every row's hashes.
 
@@ -79,7 +56,7 @@ def mix(lanes: tuple[Words, Words], keys: Pair, words: Words, valid: Bytes) -> N
         second[row] = two
 
 
-@_kernel
+@kernel
 def finish(lanes: tuple[Words, Words]) -> Pair:
     """End every row's hashes, and add them up in each lane."""
     first, second = lanes
@@ -90,14 +67,26 @@ def finish(lanes: tuple[Words, Words]) -> Pair:
     return first_sum, second_sum
 
 
-@_kernel
+@kernel
+def fold(lanes: tuple[Words, Words], seeds: Pair, offsets: npt.NDArray[np.int64], folded: tuple[Words, Words]) -> None:
+    """End the hashes of lists' elements, and fold those of each `offsets[k]:offsets[k + 1]` into one a lane."""
+    first, second = lanes
+    for value in range(offsets.size - 1):
+        one, two = seeds[0] + _PRIME_5, seeds[1] + _PRIME_5
+        for element in range(offsets[value], offsets[value + 1]):
+            one = _step(one, _avalanche(first[element]))
+            two = _step(two, _avalanche(second[element]))
+        folded[0][value], folded[1][value] = one, two
+
+
+@kernel
 def hash_values(data: Bytes, offsets: npt.NDArray[np.int64], hashes: Words) -> None:
     """XXH64 with seed 0 of each `data[offsets[k]:offsets[k + 1]]`."""
     for value in range(hashes.size):
         hashes[value] = _xxh64(data, offsets[value], offsets[value + 1] - offsets[value])
 
 
-@_kernel
+@kernel
 def _xxh64(data: Bytes, at: int, size: int) -> _Word:
     end = at + size
     if size >= 32:
@@ -107,10 +96,10 @@ def _xxh64(data: Bytes, at: int, size: int) -> _Word:
         hash_ = _PRIME_5
     hash_ += np.uint64(size)
     while at + 8 <= end:
-        hash_ = _step(hash_, _load(data, at, np.uint64))
+        hash_ = _step(hash_, load_little_endian(data, at, np.uint64))
         at += 8
     if at + 4 <= end:
-        hash_ ^= np.uint64(_load(data, at, np.uint32)) * _PRIME_1
+        hash_ ^= np.uint64(load_little_endian(data, at, np.uint32)) * _PRIME_1
         hash_ = _rotate(hash_, 23) * _PRIME_2 + _PRIME_3
         at += 4
     while at < end:
@@ -120,7 +109,7 @@ def _xxh64(data: Bytes, at: int, size: int) -> _Word:
     return _avalanche(hash_)
 
 
-@_kernel
+@kernel
 def _stripes(data: Bytes, at: int, size: int) -> _Word:
     """XXH64's four running sums over stripes of 32 bytes, merged."""
     sum_1 = _PRIME_1 + _PRIME_2
@@ -128,40 +117,40 @@ def _stripes(data: Bytes, at: int, size: int) -> _Word:
     sum_3 = np.uint64(0)
     sum_4 = np.uint64(0) - _PRIME_1
     for stripe in range(at, at + size - 31, 32):
-        sum_1 = _round(sum_1, _load(data, stripe, np.uint64))
-        sum_2 = _round(sum_2, _load(data, stripe + 8, np.uint64))
-        sum_3 = _round(sum_3, _load(data, stripe + 16, np.uint64))
-        sum_4 = _round(sum_4, _load(data, stripe + 24, np.uint64))
+        sum_1 = _round(sum_1, load_little_endian(data, stripe, np.uint64))
+        sum_2 = _round(sum_2, load_little_endian(data, stripe + 8, np.uint64))
+        sum_3 = _round(sum_3, load_little_endian(data, stripe + 16, np.uint64))
+        sum_4 = _round(sum_4, load_little_endian(data, stripe + 24, np.uint64))
     merged = _rotate(sum_1, 1) + _rotate(sum_2, 7) + _rotate(sum_3, 12) + _rotate(sum_4, 18)
     for part in (sum_1, sum_2, sum_3, sum_4):
         merged = (merged ^ _round(np.uint64(0), part)) * _PRIME_1 + _PRIME_4
     return merged
 
 
-@_kernel
+@kernel
 def _round(running: _Word, word: _Word) -> _Word:
     return _rotate(running + word * _PRIME_2, 31) * _PRIME_1
 
 
-@_kernel
+@kernel
 def _step(running: _Word, word: _Word) -> _Word:
     """XXH64's step for eight bytes: a bijection of either argument while the other one is fixed."""
     return _rotate(running ^ _round(np.uint64(0), word), 27) * _PRIME_1 + _PRIME_4
 
 
-@_kernel
+@kernel
 def _null_step(running: _Word, key: _Word) -> _Word:
     """XXH64's step for a single byte, with the column's key in its place."""
     return _rotate(running ^ (key * _PRIME_5), 11) * _PRIME_1
 
 
-@_kernel
+@kernel
 def _avalanche(running: _Word) -> _Word:
     running = (running ^ (running >> np.uint64(33))) * _PRIME_2
     running = (running ^ (running >> np.uint64(29))) * _PRIME_3
     return running ^ (running >> np.uint64(32))
 
 
-@_kernel
+@kernel
 def _rotate(word: _Word, bits: int) -> _Word:
     return (word << np.uint64(bits)) | (word >> (_WORD_BITS - np.uint64(bits)))

@@ -14,13 +14,19 @@ from no change; it is no protection against somebody who looks for collisions.
     decimal(S)      decimal128, decimal256 of scale S   the unscaled value in two's complement of 128 bits (two
                                                         words) or 256 bits (four), the lowest word first
     date            date32                              days since 1970-01-01
+    time            time64[us]                          microseconds since midnight
     timestamp       timestamp[us] without zone          microseconds since 1970-01-01T00:00
     timestamptz     timestamp[us] with any zone         microseconds since 1970-01-01T00:00Z
     uuid            fixed_size_binary[16], uuid         bytes 0 to 7 and bytes 8 to 15, each little-endian
     text            string, json                        XXH64 of the UTF-8 bytes with seed 0; their number
     binary          binary                              XXH64 of the bytes with seed 0; their number
+    interval        struct of months int32, days        the three numbers, in two's complement of 64 bits; none
+                    int32, microseconds int64           of them is NULL
+    list(F)         list of elements of family F        the folded hash of the elements in each lane (below); their
+                                                        number
 
-Large and view types count as the plain ones, an extension type as its storage.
+Large and view types count as the plain ones, an extension type as its storage. Views of lists and lists of fixed size
+are not covered.
 
 **Lanes.** A row has two hashes, a lane each. Lane 0 has the seed 0, lane 1 the seed 0x9e3779b97f4a7c15. In a lane
 of seed `s`, column number `n` (from 0 on) of family `f` has the key `k = XXH64("n:f", seed s)`: that of the text
@@ -37,6 +43,10 @@ A hash starts as `h = s + P5` and takes the words of the columns one after the o
 After the last column, XXH64's avalanche ends it:
 
     h = (h ^ (h >> 33)) * P2;  h = (h ^ (h >> 29)) * P3;  h = h ^ (h >> 32)
+
+**Lists.** An element's hash in a lane is that of a row with this one cell: the same seed, key, words, NULL step and
+avalanche, `k` being the list column's key. The elements' hashes `e` are folded in order, from `g = s + P5` on:
+`g = rot(g ^ (rot(e * P2, 31) * P1), 27) * P1 + P4`.
 
 **Fingerprint.** The number of rows, and for each lane the sum of its rows' hashes. As text: `rivet-row-1:` and the
 sums of lane 0 and lane 1, as 16 hexadecimal digits each.

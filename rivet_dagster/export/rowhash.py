@@ -23,6 +23,7 @@ _BLOCK_ROWS = 16 << 10
 
 _Words = npt.NDArray[np.uint64]
 _Items = npt.NDArray[Any]
+_Keys = tuple[np.uint64, np.uint64]
 
 
 class RowHasher:
@@ -37,8 +38,8 @@ class RowHasher:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._types = schema.types
-        self._families = [_family(field) for field in schema]
-        self._keys = [_keys(number, self._families[number], field.type) for number, field in enumerate(schema)]
+        self._families = [_family(field.name, field.type) for field in schema]
+        self._keys = [_keys(number, _full_family(field.type)) for number, field in enumerate(schema)]
         self._lanes = (np.empty(_BLOCK_ROWS, np.uint64), np.empty(_BLOCK_ROWS, np.uint64))
         self._total = Fingerprint.zero()
 
@@ -48,37 +49,74 @@ class RowHasher:
         return self._total
 
     def update(self, batch: pa.RecordBatch) -> None:
-        """Add the rows of `batch`; ValueError if its types are not those of the schema."""
+        """Add the rows of `batch`.
+
+        Raises:
+            ValueError: its types are not those of the schema, or an interval lacks one of its numbers.
+        """
         if batch.schema.types != self._types:
             raise ValueError("the batch's types are not those of the schema")
-        for start in range(0, batch.num_rows, _BLOCK_ROWS):
-            self._add(batch.slice(start, _BLOCK_ROWS))
+        rows = _block_rows(batch)
+        for start in range(0, batch.num_rows, rows):
+            self._add(batch.slice(start, rows))
 
     def _add(self, block: pa.RecordBatch) -> None:
         """Add a block, whose words are few enough to stay in the processor's cache."""
         lanes = (self._lanes[0][: block.num_rows], self._lanes[1][: block.num_rows])
         kernels.begin(lanes, _SEEDS)
         for keys, family, column in zip(self._keys, self._families, block.columns, strict=True):
-            array = _plain(column)
-            valid = _validity(array)
-            for word in self._words(family, array):
-                kernels.mix(lanes, keys, word, valid)
+            _mix(lanes, keys, family, _plain(column))
         first, second = kernels.finish(lanes)
         self._total += Fingerprint(block.num_rows, int(first), int(second))
 
-    def _words(self, family: str, array: pa.Array[Any]) -> list[_Words]:
-        """Words of the cells: an array of all first words, one of all second words, and so on."""
-        words = self._value_words(array) if family in ("text", "binary") else _READERS[family](array)
-        return [_uniform(column) for column in words]
 
-    def _value_words(self, array: pa.Array[Any]) -> list[_Words]:
-        large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
-        offsets = _items(array, np.int64 if large else np.int32, extra=1).astype(np.int64, copy=False)
-        buffer: Any = array.buffers()[2]
-        data = np.frombuffer(buffer or b"", np.uint8)
-        hashes = np.empty(len(array), np.uint64)
-        kernels.hash_values(_uniform(data), _uniform(offsets), hashes)
-        return [hashes, np.diff(offsets).view(np.uint64)]
+def _block_rows(batch: pa.RecordBatch) -> int:
+    """Rows whose words, and those of their lists' elements, are about as many as stay in the cache."""
+    elements = max((_elements(_plain(column)) for column in batch.columns), default=0)
+    return max(_BLOCK_ROWS * batch.num_rows // max(elements, batch.num_rows, 1), 1)
+
+
+def _elements(array: pa.Array[Any]) -> int:
+    if not isinstance(array, pa.ListArray | pa.LargeListArray) or len(array) == 0:
+        return 0
+    first, last = (int(array.offsets[place].as_py()) for place in (0, -1))
+    return last - first
+
+
+def _mix(lanes: tuple[_Words, _Words], keys: _Keys, family: str, array: pa.Array[Any]) -> None:
+    """Mix a column's cells into the running hashes of their rows."""
+    if len(array) == 0:
+        return  # no elements at all: Arrow then allows buffers without even a first offset
+    valid = _validity(array)
+    words = _list_words(keys, family, array) if family.startswith(_LIST) else _READERS[family](array)
+    for word in words:
+        kernels.mix(lanes, keys, _uniform(word), valid)
+
+
+def _list_words(keys: _Keys, family: str, array: pa.Array[Any]) -> list[_Words]:
+    """The folded hashes of each list's elements, a lane each, and their number."""
+    assert isinstance(array, pa.ListArray | pa.LargeListArray)
+    offsets = _offsets(array, large=isinstance(array, pa.LargeListArray))
+    elements = _plain(array.values[int(offsets[0]) : int(offsets[-1])])
+    lanes = (np.empty(len(elements), np.uint64), np.empty(len(elements), np.uint64))
+    kernels.begin(lanes, _SEEDS)
+    _mix(lanes, keys, family.removeprefix(_LIST).removesuffix(")"), elements)
+    folded = (np.empty(len(array), np.uint64), np.empty(len(array), np.uint64))
+    kernels.fold(lanes, _SEEDS, _uniform(offsets - offsets[0]), folded)
+    return [*folded, np.diff(offsets).view(np.uint64)]
+
+
+def _offsets(array: pa.Array[Any], *, large: bool) -> npt.NDArray[np.int64]:
+    return _items(array, np.int64 if large else np.int32, extra=1).astype(np.int64, copy=False)
+
+
+def _is_interval(storage: pa.DataType) -> bool:
+    numbers = [("months", pa.int32()), ("days", pa.int32()), ("microseconds", pa.int64())]
+    return isinstance(storage, pa.StructType) and [(field.name, field.type) for field in storage] == numbers
+
+
+def _is_time(storage: pa.DataType) -> bool:
+    return pa.types.is_time64(storage) and storage.unit == "us"
 
 
 def _is_float(storage: pa.DataType) -> bool:
@@ -111,32 +149,46 @@ _FAMILIES: dict[str, Callable[[pa.DataType], bool]] = {
     "float": _is_float,
     "decimal": _is_decimal,
     "date": pa.types.is_date32,
+    "time": _is_time,
     "timestamp": _is_timestamp,
     "uuid": _is_sixteen_bytes,
     "text": _is_text,
     "binary": _is_binary,
+    "interval": _is_interval,
 }
+_LIST = "list("
 
 
-def _family(field: pa.Field[Any]) -> str:
-    """The family of a column, without the decimals' scale and the timestamps' zone."""
+def _family(name: str, arrow_type: pa.DataType) -> str:
+    """The family of a column, without the decimals' scale and the timestamps' zone: what says how to read it."""
+    storage = _storage_type(arrow_type)
+    if pa.types.is_list(storage) or pa.types.is_large_list(storage):
+        return f"{_LIST}{_family(name, storage.value_type)})"
     for family, covers in _FAMILIES.items():
-        if covers(_storage_type(field.type)):
+        if covers(storage):
             return family
     raise ConfigError(
         "RIVET_FINGERPRINT_TYPE",
-        f"Column {field.name} has the type {field.type}, which row fingerprints do not cover.",
+        f"Column {name} has the type {arrow_type}, which row fingerprints do not cover.",
         "Export a view that casts this column or leaves it out.",
         fatal=True,
     )
 
 
-def _keys(number: int, family: str, arrow_type: pa.DataType) -> tuple[np.uint64, np.uint64]:
+def _full_family(arrow_type: pa.DataType) -> str:
+    """The family of a column as its key spells it."""
+    storage = _storage_type(arrow_type)
+    if pa.types.is_list(storage) or pa.types.is_large_list(storage):
+        return f"{_LIST}{_full_family(storage.value_type)})"
+    if isinstance(storage, pa.Decimal128Type | pa.Decimal256Type):
+        return f"decimal({storage.scale})"
+    if isinstance(storage, pa.TimestampType) and storage.tz is not None:
+        return "timestamptz"
+    return _family("", storage)
+
+
+def _keys(number: int, family: str) -> _Keys:
     """The key of column `number` in each lane."""
-    if isinstance(arrow_type, pa.Decimal128Type | pa.Decimal256Type):
-        family = f"decimal({arrow_type.scale})"
-    elif isinstance(arrow_type, pa.TimestampType) and arrow_type.tz is not None:
-        family = "timestamptz"
     text = f"{number}:{family}".encode()
     first, second = (np.uint64(xxhash.xxh64_intdigest(text, int(seed))) for seed in _SEEDS)
     return first, second
@@ -207,12 +259,35 @@ def _read_words(array: pa.Array[Any]) -> list[_Words]:
     return list(_items(array, np.uint64, per_value=per_value).reshape(-1, per_value).T)
 
 
+def _read_values(array: pa.Array[Any]) -> list[_Words]:
+    """Texts and bytes."""
+    large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
+    offsets = _offsets(array, large=large)
+    buffer: Any = array.buffers()[2]
+    hashes = np.empty(len(array), np.uint64)
+    kernels.hash_values(_uniform(np.frombuffer(buffer or b"", np.uint8)), _uniform(offsets), hashes)
+    return [hashes, np.diff(offsets).view(np.uint64)]
+
+
+def _read_interval(array: pa.Array[Any]) -> list[_Words]:
+    """Months, days and microseconds."""
+    assert isinstance(array, pa.StructArray)
+    numbers = array.flatten()  # NULL where the interval is NULL
+    if any(number.null_count > array.null_count for number in numbers):
+        raise ValueError("an interval lacks one of its numbers")
+    return [word for number in numbers for word in _read_numbers(number)]
+
+
 _READERS: dict[str, Callable[[pa.Array[Any]], list[_Words]]] = {
     "bool": _read_bools,
     "int": _read_numbers,
     "float": _read_floats,
     "decimal": _read_words,
     "date": _read_numbers,
+    "time": _read_numbers,
     "timestamp": _read_numbers,
     "uuid": _read_words,
+    "text": _read_values,
+    "binary": _read_values,
+    "interval": _read_interval,
 }

@@ -19,9 +19,11 @@ import pyarrow as pa
 
 from rivet_dagster.errors import SourceError
 from rivet_dagster.wire import _pgcopy_kernels as kernels
-from rivet_dagster.wire._pgcopy_columns import Form, WireColumn, column_buffers, malformed, split_fields
+from rivet_dagster.wire._pgcopy_columns import column_buffers, replacement_counters
+from rivet_dagster.wire._pgcopy_forms import REASONS, Elements, Form, WireColumn
+from rivet_dagster.wire._pgcopy_refusals import malformed, split_fields
 
-__all__ = ["SIGNATURE", "CopyDecoder", "Form", "WireColumn"]
+__all__ = ["SIGNATURE", "CopyDecoder", "Elements", "Form", "WireColumn"]
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
 _HEADER = struct.Struct(">11sii")
@@ -37,8 +39,8 @@ class CopyDecoder:
     """Turns pages of one result into Arrow batches that end where the rows say, never where a page ends.
 
     A batch ends with the first row at which the bytes of its tuples reach `batch_bytes` or their number
-    reaches `batch_rows`. After an error the decoder is of no use: every later call raises that error again,
-    so that nobody takes the rows before it for a whole answer.
+    reaches `batch_rows`; its memory is used again for the next one. After an error the decoder is of no use: every
+    later call raises that error again, so that nobody takes the rows before it for a whole answer.
 
     Args:
         columns: the columns in the order of the stream.
@@ -55,7 +57,8 @@ class CopyDecoder:
         self.schema = pa.schema([column.field for column in columns])
         self._batch_bytes = batch_bytes
         self._batch_rows = batch_rows
-        self._columns = [column_buffers(column) for column in columns]
+        self._replaced = {column.field.name: replacement_counters(column) for column in columns}
+        self._columns = [column_buffers(column, self._replaced[column.field.name]) for column in columns]
         self.page_rows = 0
         self._rows = self._bytes = 0
         self._starts = np.empty(_BLOCK_ROWS, np.int64)
@@ -65,8 +68,8 @@ class CopyDecoder:
     def decode(self, page: npt.NDArray[np.uint8], length: int) -> Iterator[pa.RecordBatch]:
         """Decode the stream in the first `length` bytes of `page`; gives each batch as soon as it is complete.
 
-        Take every batch, and let go of it before the next: only then is one batch in memory. Afterwards
-        `page_rows` is the number of rows that the page held.
+        Take every batch, and let go of it before the next, which uses its memory again. Afterwards `page_rows` is
+        the number of rows that the page held.
 
         Raises:
             SourceError: RIVET_PROTOCOL_ERROR for bytes that are no such stream or not all of it;
@@ -84,6 +87,16 @@ class CopyDecoder:
         with self._ending_at_errors():
             if self._rows:
                 yield self._cut()
+
+    @property
+    def replaced(self) -> dict[tuple[str, str], int]:
+        """How many values NULL replaced so far, by column and reason; those that nothing befell are left out."""
+        return {
+            (name, reason): int(count)
+            for name, counters in self._replaced.items()
+            for reason, count in zip(REASONS, counters, strict=False)
+            if count
+        }
 
     def last_row(self, indices: Sequence[int]) -> list[bytes | None]:
         """Wire bytes of the fields at `indices` in the last row of the last page, None for NULL.

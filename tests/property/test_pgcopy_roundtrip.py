@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import struct
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rivet_dagster.errors import SourceError
-from rivet_dagster.wire.pgcopy import Form, WireColumn
+from rivet_dagster.sources.typenames import arrow_type
+from rivet_dagster.wire.pgcopy import Elements, Form, WireColumn
 from tests.support.collecting import CollectingDecoder
-from tests.support.pgcopy_encoder import encode_stream, encode_tuple
+from tests.support.pgcopy_encoder import Raw, encode_array, encode_stream, encode_tuple
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
@@ -35,6 +37,15 @@ class Kind:
     arrow: pa.DataType
     values: st.SearchStrategy[Any]
     read: Callable[[pa.Array[Any]], list[Any]] = _values
+    elements: Elements | None = None
+
+    @property
+    def encoded(self) -> str:
+        """The form as the encoder spells it."""
+        return f"list:{self.elements.form.value}:{self.elements.type_id}" if self.elements else self.form.value
+
+    def column(self, name: str, *, nullable: bool, replace: bool = False) -> WireColumn:
+        return WireColumn(pa.field(name, self.arrow, nullable=nullable), self.form, self.elements, replace)
 
 
 def _counts(kind: pa.DataType) -> Callable[[pa.Array[Any]], list[Any]]:
@@ -82,6 +93,21 @@ def _numeric(precision: int, scale: int) -> Kind:
     return Kind(Form.NUMERIC, arrow, _decimals(precision, scale))
 
 
+def _interval_parts(array: pa.Array[Any]) -> list[Any]:
+    return [None if value is None else tuple(value.values()) for value in _values(array)]
+
+
+def _lists_of(kind: Kind) -> Callable[[pa.Array[Any]], list[Any]]:
+    def read(array: pa.Array[Any]) -> list[Any]:
+        assert isinstance(array, pa.ListArray)
+        return [None if not value.is_valid else kind.read(value.values) if len(value) else [] for value in array]
+
+    return read
+
+
+INTERVALS = st.tuples(_signed(32), _signed(32), _signed(64)).filter(
+    lambda parts: parts not in ((2**31 - 1, 2**31 - 1, 2**63 - 1), (-(2**31), -(2**31), -(2**63)))
+)
 SHIFT = 946_684_800_000_000
 FLOAT4 = st.floats(width=32).map(Bits)
 KINDS = [
@@ -104,7 +130,23 @@ KINDS = [
     Kind(Form.BYTES, pa.binary(), st.binary(max_size=40)),
     Kind(Form.BYTES, pa.json_(), TEXT),
     Kind(Form.JSONB, pa.json_(), TEXT),
+    Kind(Form.UINT4, pa.uint32(), st.integers(0, 2**32 - 1)),
+    Kind(Form.UINT8, pa.uint64(), st.integers(0, 2**64 - 1)),
+    Kind(Form.TIME, pa.time64("us"), st.integers(0, 86_399_999_999), _counts(pa.int64())),
+    Kind(Form.INTERVAL, arrow_type("interval"), INTERVALS, _interval_parts),
 ]
+KINDS += [
+    Kind(
+        Form.LIST,
+        pa.list_(pa.field("element", kind.arrow)),
+        st.lists(st.one_of(st.none(), kind.values), max_size=4),
+        _lists_of(kind),
+        Elements(kind.form, 4_000_000_000 + number),
+    )
+    for number, kind in enumerate(KINDS)
+]
+
+KINDS_BY_FORM = {kind.form: kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -118,14 +160,14 @@ class Case:
 
     def decoder(self, batch_bytes: int, batch_rows: int) -> CollectingDecoder:
         columns = [
-            WireColumn(pa.field(f"c{number}", kind.arrow, nullable=nullable), kind.form)
+            kind.column(f"c{number}", nullable=nullable)
             for number, (kind, nullable) in enumerate(zip(self.kinds, self.nullable, strict=True))
         ]
         return CollectingDecoder(columns, batch_bytes=batch_bytes, batch_rows=batch_rows)
 
     @property
     def forms(self) -> list[str]:
-        return [kind.form.value for kind in self.kinds]
+        return [kind.encoded for kind in self.kinds]
 
     def streams(self) -> list[bytes]:
         """A stream for each page; pages may be empty."""
@@ -202,6 +244,51 @@ def test_batches_end_where_the_rows_say(case: Case, batch_bytes: int, batch_rows
 
 def buffers(batch: pa.RecordBatch) -> list[bytes | None]:
     return [None if part is None else part.to_pybytes() for column in batch.columns for part in column.buffers()]
+
+
+BEYOND: list[tuple[Kind, list[tuple[Any, str]]]] = [
+    (_numeric(12, 2), [(Decimal("NaN"), "NaN"), (Decimal("Infinity"), "infinity"), (Decimal("-Infinity"), "infinity")]),
+    (_numeric(50, 20), [(Decimal("NaN"), "NaN"), (Decimal("-Infinity"), "infinity")]),
+    (KINDS_BY_FORM[Form.DATE], [("infinity", "infinity"), ("-infinity", "infinity"), (2**31, "out of range")]),
+    (KINDS_BY_FORM[Form.TIMESTAMP], [("infinity", "infinity"), ("-infinity", "infinity"), (2**63, "out of range")]),
+    (KINDS_BY_FORM[Form.TIME], [(86_400_000_000, "out of range")]),
+    (
+        KINDS_BY_FORM[Form.INTERVAL],
+        [((2**31 - 1, 2**31 - 1, 2**63 - 1), "infinity"), ((-(2**31), -(2**31), -(2**63)), "infinity")],
+    ),
+]
+BEYOND += [
+    (
+        Kind(Form.LIST, pa.list_(pa.field("element", kind.arrow)), st.none(), _lists_of(kind), Elements(kind.form, 7)),
+        [([value], reason) for value, reason in beyond]
+        + [(Raw(encode_array("int4", 7, [1, 2], bounds=[(2, 0)])), "array shape")]
+        + [(Raw(encode_array("int4", 7, [1, 2, 3, 4], bounds=[(2, 1), (2, 1)])), "array shape")],
+    )
+    for kind, beyond in BEYOND
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), which=st.sampled_from(BEYOND), pages=st.lists(st.integers(0, 12), max_size=3))
+def test_what_arrow_cannot_hold_is_replaced_and_counted_or_refused(
+    data: st.DataObject, which: tuple[Kind, list[tuple[Any, str]]], pages: list[int]
+) -> None:
+    kind, beyond = which
+    values = data.draw(st.lists(st.sampled_from([None, *beyond]), max_size=12))
+    rows = [(None if value is None else value[0],) for value in values]
+    case = Case([kind], [True], rows, [min(page, len(rows)) for page in pages])
+    target = CollectingDecoder([kind.column("c", nullable=True, replace=True)], batch_bytes=1 << 20, batch_rows=5)
+    for stream in case.streams():
+        feed(target, stream)
+    found = [cell for batch in target.finish() for cell in kind.read(batch.column(0))]
+    # An element that is replaced leaves its array in place.
+    expected = [[None] if value is not None and isinstance(value[0], list) else None for value in values]
+    assert found == expected
+    assert target.replaced == {
+        ("c", reason): count for reason, count in Counter(value[1] for value in values if value is not None).items()
+    }
+    if any(value is not None for value in values):
+        assert attempt(case.decoder(1 << 20, 5), encode_stream(case.forms, rows)) == "RIVET_VALUE_UNSUPPORTED"
 
 
 @settings(max_examples=100, deadline=None)

@@ -21,7 +21,7 @@ class CollectingDecoder(CopyDecoder):
 
     def feed(self, page: npt.NDArray[np.uint8], length: int) -> int:
         """Decode a page; gives its rows."""
-        self._complete += self.decode(page, length)
+        self._complete += map(_copied, self.decode(page, length))
         return self.page_rows
 
     def take_batches(self) -> Iterator[pa.RecordBatch]:
@@ -31,5 +31,13 @@ class CollectingDecoder(CopyDecoder):
 
     def finish(self) -> Iterator[pa.RecordBatch]:
         """Every batch that was not taken yet, and the rest."""
-        rest = list(super().finish())
+        rest = list(map(_copied, super().finish()))
         return iter([*self.take_batches(), *rest])
+
+
+def _copied(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same batch in memory of its own: the decoder uses its memory again."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return pa.ipc.open_stream(sink.getvalue()).read_next_batch()

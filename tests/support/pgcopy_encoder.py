@@ -52,6 +52,9 @@ def encode_tuple(forms: Sequence[str], row: Sequence[Any]) -> bytes:
 def encode_field(form: str, value: Any) -> bytes:
     if isinstance(value, Raw):
         return bytes(value)
+    if form.startswith("list:"):
+        _, element, type_id = form.split(":")
+        return encode_array(element, int(type_id), value)
     if form in _NUMBERS:
         return struct.pack(_NUMBERS[form], value)
     encoders: dict[str, Callable[[Any], bytes]] = {
@@ -61,11 +64,22 @@ def encode_field(form: str, value: Any) -> bytes:
         "uuid": _encode_uuid,
         "bytes": _encode_bytes,
         "jsonb": _encode_jsonb,
+        "interval": _encode_interval,
     }
     return encoders[form](value)
 
 
-_NUMBERS = {"bool": ">?", "int2": ">h", "int4": ">i", "int8": ">q", "float4": ">f", "float8": ">d"}
+_NUMBERS = {
+    "bool": ">?",
+    "int2": ">h",
+    "int4": ">i",
+    "int8": ">q",
+    "float4": ">f",
+    "float8": ">d",
+    "uint4": ">I",
+    "uint8": ">Q",
+    "time": ">q",
+}
 
 
 def encode_numeric(value: Decimal) -> bytes:
@@ -89,6 +103,25 @@ def encode_numeric(value: Decimal) -> bytes:
         return struct.pack(">HhHH", 0, 0, 0, places)
     sign = 0x4000 if value.is_signed() else 0
     return struct.pack(f">HhHH{len(digits)}H", len(digits), weight, sign, places, *digits)
+
+
+def encode_array(
+    form: str, type_id: int, values: Sequence[Any], *, bounds: Sequence[tuple[int, int]] | None = None
+) -> bytes:
+    """An array; without `bounds`, which are (size, lower bound) pairs, one dimension that begins at 1, or none."""
+    dimensions = [(len(values), 1)] * bool(values) if bounds is None else list(bounds)
+    fields = [None if value is None else encode_field(form, value) for value in values]
+    head = struct.pack(">iiI", len(dimensions), None in fields, type_id)
+    shape = b"".join(struct.pack(">ii", *dimension) for dimension in dimensions)
+    body = b"".join(
+        struct.pack(">i", -1) if field is None else struct.pack(">i", len(field)) + field for field in fields
+    )
+    return head + shape + body
+
+
+def _encode_interval(value: tuple[int, int, int]) -> bytes:
+    months, days, microseconds = value
+    return struct.pack(">qii", microseconds, days, months)
 
 
 def _encode_date(value: dt.date | int | str) -> bytes:

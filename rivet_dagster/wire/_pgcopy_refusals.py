@@ -1,0 +1,132 @@
+"""Why a value of PostgreSQL's binary format was refused, in words. Only errors pay for this module."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from rivet_dagster.errors import SourceError
+from rivet_dagster.wire._pgcopy_forms import (
+    ARRAY_HEADER,
+    DECIMALS,
+    NULL,
+    NUMERIC_HEADER,
+    NUMERIC_NEGATIVE,
+    NUMERIC_SPECIAL,
+    Decimal,
+    Form,
+    WireColumn,
+)
+
+_NUMERIC = struct.Struct(">HhHH")
+_REPLACING = "null to have NULL in its place, counted, or to text to have the column as the server's text"
+
+
+def split_fields(row: memoryview) -> Iterator[memoryview | None]:
+    """The fields that stand one after the other in `row`, None for NULL."""
+    at = 0
+    while at < len(row):
+        length = int.from_bytes(row[at : at + 4], "big", signed=True)
+        at += 4
+        yield None if length == NULL else row[at : at + length]
+        at += max(length, 0)
+
+
+def malformed(what: str) -> SourceError:
+    """`RIVET_PROTOCOL_ERROR`: the bytes are no rows."""
+    return SourceError(
+        "RIVET_PROTOCOL_ERROR",
+        f"The rows that the server sent cannot be read: {what}.",
+        "Treat it as a broken connection: the window is read again on a new one.",
+        retryable=True,
+    )
+
+
+def invalid_text(column: WireColumn) -> SourceError:
+    """`RIVET_VALUE_UNSUPPORTED`: a text that Arrow does not take."""
+    field = column.field
+    return SourceError(
+        "RIVET_VALUE_UNSUPPORTED",
+        f"Column {field.name} holds text that is not valid UTF-8, which {field.type} cannot hold exactly.",
+        "Correct the value, or export a view that converts it to bytea.",
+    )
+
+
+def refusal(column: WireColumn, value: memoryview | None) -> SourceError:
+    """Why a kernel refused `value`."""
+    name = column.field.name
+    if value is None:
+        return SourceError(
+            "RIVET_VALUE_UNSUPPORTED",
+            f"Column {name} holds NULL, but the catalog said that it never does.",
+            "Plan the export again if the column became nullable.",
+        )
+    if column.form is Form.BYTES or (column.form is Form.JSONB and bytes(value[:1]) == b"\x01"):
+        return SourceError(
+            "RIVET_VALUE_TOO_LARGE",
+            f"Column {name} holds more than 2 GiB in one batch, which {column.field.type} cannot address.",
+            "Use smaller batches, or export a view that leaves such values out.",
+        )
+    reason = _reason(column, bytes(value))
+    if reason is None:
+        return malformed(f"column {name} has {len(value)} bytes that are no {column.form.value}")
+    what, replaceable = reason
+    return SourceError(
+        "RIVET_VALUE_UNSUPPORTED",
+        f"Column {name} holds {what}, which {column.field.type} cannot hold exactly.",
+        f"Correct the value, or set the column's option unrepresentable to {_REPLACING}."
+        if replaceable
+        else "Correct the value, or give the column a type that can hold it: a wider decimal, or text.",
+    )
+
+
+def _reason(column: WireColumn, value: bytes) -> tuple[str, bool] | None:
+    """What is special about a value that Arrow cannot hold, and whether NULL could replace it.
+
+    None for bytes that are no value of the form.
+    """
+    if len(value) == {Form.DATE: 4, Form.TIMESTAMP: 8, Form.TIME: 8}.get(column.form):
+        return _moment_reason(column.form, value), True
+    if column.form is Form.INTERVAL and len(value) == 16:
+        return f"the interval '{'-' if value[-1] == 0 else ''}infinity'", True
+    if column.form is Form.LIST:
+        return _array_reason(value)
+    if isinstance(column.field.type, DECIMALS):
+        return _numeric_reason(value, column.field.type)
+    return None
+
+
+def _moment_reason(form: Form, value: bytes) -> str:
+    limit = 2 ** (8 * len(value) - 1)
+    count = int.from_bytes(value, "big", signed=True)
+    if form is Form.TIME:
+        return "the time 24:00:00"
+    infinity = {limit - 1: "infinity", -limit: "-infinity"}.get(count)
+    return f"the {form.value} '{infinity}'" if infinity else f"a {form.value} too late to be counted from 1970 on"
+
+
+def _array_reason(value: bytes) -> tuple[str, bool] | None:
+    if len(value) < ARRAY_HEADER + 8:
+        return None
+    dimensions, lower_bound = struct.unpack_from(">i", value)[0], struct.unpack_from(">i", value, ARRAY_HEADER + 4)[0]
+    if dimensions > 1:
+        return f"an array of {dimensions} dimensions", True
+    return (f"an array that begins at index {lower_bound}", True) if lower_bound != 1 else None
+
+
+def _numeric_reason(value: bytes, decimal: Decimal) -> tuple[str, bool] | None:
+    if len(value) < NUMERIC_HEADER:
+        return None
+    count, weight, sign, _ = _NUMERIC.unpack_from(value)
+    if sign in NUMERIC_SPECIAL:
+        return f"the numeric '{NUMERIC_SPECIAL[sign]}'", True
+    if len(value) != NUMERIC_HEADER + 2 * count or sign not in (0, NUMERIC_NEGATIVE):
+        return None
+    digits = struct.unpack_from(f">{count}H", value, NUMERIC_HEADER)
+    if max(digits, default=0) > 9999:
+        return None
+    text = "".join(f"{digit:04d}" for digit in digits).rstrip("0")
+    places = len(text) - 4 * (weight + 1)
+    if places > decimal.scale:
+        return f"a numeric with {places} digits after the point", False
+    return f"a numeric of more than {decimal.precision - decimal.scale} digits before the point", False
