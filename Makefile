@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check format bench screenshots clean
+.PHONY: help demo ui services test check format bench screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,10 @@ demo: $(STAMP) ## export five real tables from an embedded PostgreSQL through Da
 ui: $(STAMP) ## open the demo in Dagster's UI (http://127.0.0.1:3000)
 	$(BIN)/python -m demo.ui
 
-test: check ## lint, type-check and run every test
+services: ## install PostgreSQL's programs and pgBouncer for the tests, if they are missing (Debian)
+	@sh tests/services.sh
+
+test: services check ## lint, type-check and run every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(STAMP) ## ruff and mypy

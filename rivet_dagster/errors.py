@@ -15,8 +15,6 @@ that tells what to do next. Two flags steer the engine: `retryable` (the same ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 
 class RivetError(Exception):
     """A failure with a stable code, a description and advice.
@@ -89,19 +87,3 @@ class IntegrityError(RivetError):
 
 class InterruptedExport(RivetError):  # noqa: N818 (an interruption is not an error of anybody)
     """The export was asked to stop; finished windows are kept."""
-
-
-def unsupported_types(table: str, columns: Iterable[tuple[str, str]]) -> SourceError:
-    """`RIVET_TYPE_UNSUPPORTED` that names every column of `table` whose type cannot be exported.
-
-    Args:
-        table: the table's name as the user writes it.
-        columns: (column, native type) pairs.
-    """
-    listing = ", ".join(f"{name} ({native})" for name, native in columns)
-    return SourceError(
-        "RIVET_TYPE_UNSUPPORTED",
-        f"Table {table} has columns whose types cannot be exported exactly: {listing}.",
-        "Export a view that casts or leaves out these columns.",
-        fatal=True,
-    )

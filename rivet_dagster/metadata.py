@@ -17,7 +17,7 @@ CODE_VERSION = "dagster/code_version"
 Metadata = dict[str, dg.MetadataValue]
 
 
-def plan_metadata(store: Store, plan: Plan, appended: int) -> Metadata:
+def plan_metadata(store: Store, plan: Plan, appended: int, server: str) -> Metadata:
     """Metadata of a plan's materialization. Bounds stay in the plan: they can be personal data."""
     return {
         "dagster/uri": dg.MetadataValue.text(store.url(plan_folder(plan.generation))),
@@ -26,11 +26,12 @@ def plan_metadata(store: Store, plan: Plan, appended: int) -> Metadata:
         "rivet/planned_rows": dg.MetadataValue.int(sum(window.planned_rows for window in plan.windows)),
         "rivet/generation": dg.MetadataValue.int(plan.generation),
         "rivet/key": dg.MetadataValue.text(", ".join(plan.head.key)),
+        "rivet/server": dg.MetadataValue.text(server),
         "rivet/plan": dg.MetadataValue.text(plan.fingerprint),
     }
 
 
-def window_metadata(store: Store, manifest: WindowManifest, *, reused: bool) -> Metadata:
+def window_metadata(store: Store, manifest: WindowManifest, *, reused: bool, conflicts: int = 0) -> Metadata:
     """Metadata of one window's materialization."""
     read = manifest.statistics
     seconds = read.duration_s
@@ -47,7 +48,9 @@ def window_metadata(store: Store, manifest: WindowManifest, *, reused: bool) -> 
         "rivet/transaction_s": dg.MetadataValue.float(read.transaction_s),
         "rivet/pages": dg.MetadataValue.int(read.pages),
         "rivet/attempts": dg.MetadataValue.int(read.attempts),
+        "rivet/conflicts": dg.MetadataValue.int(conflicts),
         "rivet/manifest": dg.MetadataValue.url(store.url(window_path(manifest.generation, manifest.index))),
+        "rivet/replaced_values": dg.MetadataValue.int(sum(each.values for each in manifest.replaced)),
         "rivet/reused": dg.MetadataValue.bool(reused),
     }
 
@@ -94,6 +97,6 @@ def window_event(
     return dg.AssetMaterialization(
         asset_key,
         partition=outcome.window.key,
-        metadata=window_metadata(store, outcome.manifest, reused=outcome.reused),
+        metadata=window_metadata(store, outcome.manifest, reused=outcome.reused, conflicts=outcome.conflicts),
         tags={DATA_VERSION: outcome.manifest.row_fingerprint, IS_USER_PROVIDED: "true", **tags},
     )

@@ -79,7 +79,7 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         published = publish_windows(context.instance, keys.table, plan)
         context.log.info(f"{len(plan.windows)} windows, {appended} new in the plan, {published} new as partitions")
         return dg.MaterializeResult(
-            metadata=plan_metadata(export.store, plan, appended),
+            metadata=plan_metadata(export.store, plan, appended, str(export.server)),
             data_version=dg.DataVersion(plan.fingerprint),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from demo.postgres import EmbeddedPostgres
+from tests.support.debian import DebianPostgres
 
 PASSWORD = "s3cr3t/pass@word"  # needs percent-encoding in an address
 
@@ -31,11 +33,41 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 @pytest.fixture
 def dsn(postgres: EmbeddedPostgres) -> Iterator[str]:
     """Address of an empty database."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+    with empty_database(postgres) as name:
         yield postgres.dsn(name)
+
+
+@contextmanager
+def empty_database(server: EmbeddedPostgres) -> Iterator[str]:
+    """Name of a database of its own, dropped in the end."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        yield name
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="session")
+def debian_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DebianPostgres]:
+    """One server out of the distribution's programs, for the whole session.
+
+    Without autovacuum: what it cleans up would end readers of a standby at moments of its own choosing.
+    """
+    server = DebianPostgres(
+        tmp_path_factory.mktemp("debian") / "server",
+        password=PASSWORD,
+        settings={"fsync": "off", "autovacuum": "off", "shared_buffers": "64MB"},
+    )
+    with server:
+        yield server
+    server.destroy()
+
+
+@pytest.fixture
+def debian_dsn(debian_postgres: DebianPostgres) -> Iterator[str]:
+    """Address of an empty database there."""
+    with empty_database(debian_postgres) as name:
+        yield debian_postgres.dsn(name)
 
 
 @pytest.fixture

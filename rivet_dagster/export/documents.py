@@ -164,6 +164,20 @@ class ReadStatistics(_Model):
     attempts: int
 
 
+class Replacement(_Model):
+    """Values of one column that its type cannot hold and NULL replaced, as the export's options allow.
+
+    Attributes:
+        column: which.
+        reason: why the type cannot hold them: `NaN`, `infinity`, `out of range`, `array shape`.
+        values: how many.
+    """
+
+    column: str
+    reason: str
+    values: int
+
+
 class WindowManifest(Document):
     """A committed window. Writing this object is the commit.
 
@@ -178,6 +192,7 @@ class WindowManifest(Document):
         row_fingerprint: of its rows.
         schema_fingerprint: of names and types of its columns.
         parts: its data files, in key order.
+        replaced: values that NULL replaced; empty where none was.
         work_id: the work that read it.
         read_at: when its snapshot was opened, ISO 8601 in UTC.
         statistics: what reading it asked of the source.
@@ -195,6 +210,7 @@ class WindowManifest(Document):
     row_fingerprint: str
     schema_fingerprint: str
     parts: tuple[Part, ...]
+    replaced: tuple[Replacement, ...] = ()
     work_id: str
     read_at: str
     statistics: ReadStatistics
@@ -223,6 +239,7 @@ class ExportManifest(Document):
         rows: of all windows.
         bytes: of all parts.
         row_fingerprint: of all rows.
+        replaced: values that NULL replaced, of all windows.
         windows: in key order.
     """
 
@@ -238,6 +255,7 @@ class ExportManifest(Document):
     rows: int
     bytes: int
     row_fingerprint: str
+    replaced: tuple[Replacement, ...] = ()
     windows: tuple[SealedWindow, ...]
 
     def identified(self) -> ExportManifest:

@@ -22,7 +22,7 @@ from rivet_dagster.export.spool import spool_folder
 from rivet_dagster.export.warm import warm_kernels
 from rivet_dagster.export.window import ExportJob
 from rivet_dagster.sources import SourceLimits, open_source
-from rivet_dagster.sources.base import Source, choose_key
+from rivet_dagster.sources.base import ServerFacts, Session, Source, choose_key
 from rivet_dagster.stores import Store, open_store
 
 
@@ -34,6 +34,9 @@ class TableExport:
         source: address of the database, with its password.
         destination: address below which the export's folder is.
         spool_dir: local folder for growing parts; None for RIVET_SPOOL_DIR or the system's temporary folder.
+
+    Attributes:
+        server: what the source's server is, once `plan` has asked it.
 
     Raises:
         ConfigError: an address that cannot be used.
@@ -49,19 +52,21 @@ class TableExport:
                 lock_timeout_s=limits.lock_timeout_s,
                 idle_in_transaction_timeout_s=limits.idle_in_transaction_timeout_s,
             ),
+            config.type_choices,
         )
         self.store: Store = open_store(f"{destination.rstrip('/')}/{table_folder(*config.relation)}")
+        self.server: ServerFacts | None = None
         self._spool_dir = spool_dir or os.environ.get("RIVET_SPOOL_DIR")
 
     def plan(self) -> tuple[Plan, int]:
         """Plan the rows beyond the frontier; gives the plan and how many windows were appended."""
-        planned = with_session(
-            self.source,
-            self.config.limits,
-            lambda session: extend_plan(self.source, session, self.config, self.store),
-        )
+        planned = with_session(self.source, self.config.limits, self._plan)
         fault_point("after_plan_segment")
         return planned
+
+    def _plan(self, session: Session) -> tuple[Plan, int]:
+        self.server = session.facts()
+        return extend_plan(self.source, session, self.config, self.store)
 
     def planned(self) -> Plan:
         """The plan in the destination.
@@ -90,7 +95,7 @@ class TableExport:
         check_drift(plan, planned_columns(table, self.source.schema_of(table)))
         key = choose_key(table, plan.head.key)
         # Before the first snapshot opens: compiling takes seconds that the source should not wait for.
-        warm_kernels()
+        warm_kernels(self.source)
         with spool_folder(self._spool_dir) as spool:
             job = ExportJob(self.config, table, key, self.store, spool, work_id)
             with WindowRun(self.source, job, windows, workers) as run:

@@ -220,7 +220,7 @@ def check_drift(plan: Plan, columns: tuple[PlannedColumn, ...]) -> None:
     changes = [f"{name} was dropped" for name in frozen if name not in current]
     changes += [f"{name} ({column.native_type}) was added" for name, column in current.items() if name not in frozen]
     changes += [
-        f"{name} was {_words(frozen[name])} and is {_words(column)}"
+        f"{name} was {_words(frozen[name], column)} and is {_words(column, frozen[name])}"
         for name, column in current.items()
         if name in frozen and column != frozen[name]
     ]
@@ -232,8 +232,11 @@ def check_drift(plan: Plan, columns: tuple[PlannedColumn, ...]) -> None:
     )
 
 
-def _words(column: PlannedColumn) -> str:
-    return column.native_type + ("" if column.nullable else " NOT NULL")
+def _words(column: PlannedColumn, other: PlannedColumn) -> str:
+    """A column, with its type in the parts where that is all that differs."""
+    declared = column.native_type + ("" if column.nullable else " NOT NULL")
+    same = (column.native_type, column.nullable) == (other.native_type, other.nullable)
+    return f"{declared} as {column.type}" if same else declared
 
 
 def _head(plan: Plan | None, source: Source, table: Table, key: Key, columns: tuple[PlannedColumn, ...]) -> PlanSegment:

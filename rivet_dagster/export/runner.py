@@ -20,6 +20,7 @@ from rivet_dagster.sources.base import Session, Source
 _JOIN_SECONDS = 20.0
 # How often a worker that waits for its outcome to be taken looks whether a stop was asked for.
 _LOOK_SECONDS = 0.2
+_CONFLICT = "RIVET_SOURCE_CONFLICT"
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class WindowOutcome:
         manifest: as committed; None if it failed.
         error: why it failed; None if it did not.
         reused: it was found committed by an earlier try of the same work and not read again.
+        conflicts: tries that a standby ended because it had changes to replay.
     """
 
     window: Window
     manifest: WindowManifest | None = None
     error: Exception | None = None
     reused: bool = False
+    conflicts: int = 0
 
 
 class WindowRun:
@@ -171,6 +174,7 @@ class _Worker:
         if done is not None and is_same_work(done, self._job, window):
             return WindowOutcome(window, done, reused=True)
         limits = self._job.config.limits
+        conflicts = 0
         for attempt in range(1, limits.attempts + 1):
             try:
                 manifest = export_window(
@@ -181,15 +185,17 @@ class _Worker:
                     attempt=attempt,
                     stopped=self._run.stopped,
                 )
-                return WindowOutcome(window, manifest)
+                self._servo.relax()
+                return WindowOutcome(window, manifest, conflicts=conflicts)
             except Exception as exc:
                 # Whatever state the connection is in, the next try begins with a new one.
                 self.disconnect()
                 retryable = isinstance(exc, RivetError) and exc.retryable
                 if not retryable or attempt == limits.attempts or self._run.stopped():
                     raise
-                if isinstance(exc, SourceError) and exc.code == "RIVET_SOURCE_TIMEOUT":
+                if isinstance(exc, SourceError) and exc.code in ("RIVET_SOURCE_TIMEOUT", _CONFLICT):
                     self._servo.shrink()
+                    conflicts += exc.code == _CONFLICT
                 self._run.pause(pause_seconds(limits, attempt))
         raise AssertionError("the last attempt returns or raises")
 

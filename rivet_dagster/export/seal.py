@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rivet_dagster.errors import IntegrityError, PlanError
 from rivet_dagster.export.commit import load_window
 from rivet_dagster.export.documents import (
     ExportManifest,
+    Replacement,
     SealedWindow,
     WindowManifest,
     fingerprint_bytes,
@@ -116,6 +118,16 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
+def _all_replaced(manifests: Sequence[WindowManifest]) -> tuple[Replacement, ...]:
+    """What NULL replaced in all windows together, in a fixed order."""
+    values: Counter[tuple[str, str]] = Counter()
+    for manifest in manifests:
+        values.update({(each.column, each.reason): each.values for each in manifest.replaced})
+    return tuple(
+        Replacement(column=column, reason=reason, values=count) for (column, reason), count in sorted(values.items())
+    )
+
+
 def _manifest(plan: Plan, manifests: Sequence[WindowManifest]) -> ExportManifest:
     total = Fingerprint.zero()
     for manifest in manifests:
@@ -131,6 +143,7 @@ def _manifest(plan: Plan, manifests: Sequence[WindowManifest]) -> ExportManifest
         rows=total.rows,
         bytes=sum(part.bytes for manifest in manifests for part in manifest.parts),
         row_fingerprint=str(total),
+        replaced=_all_replaced(manifests),
         windows=tuple(
             SealedWindow(
                 key=manifest.key,

@@ -28,6 +28,7 @@ class PageServo:
         self._target_bytes = target_bytes
         self._target_seconds = target_seconds
         self._widths: deque[float] = deque(maxlen=_REMEMBERED)
+        self._ceiling: int | None = None
         # The first page is a probe: an eighth of the target, because the catalog's width may be far off.
         self.rows = max(1, target_bytes // 8 // (row_bytes or _ASSUMED_ROW_BYTES))
 
@@ -43,8 +44,13 @@ class PageServo:
         wanted = self._target_bytes / max(width, 1.0)
         if seconds > self._target_seconds:
             wanted = min(wanted, rows * self._target_seconds / seconds)
-        self.rows = max(1, int(min(wanted, self.rows * _GROWTH)))
+        wanted = min(wanted, self.rows * _GROWTH, self._ceiling or wanted)
+        self.rows = max(1, int(wanted))
 
     def shrink(self) -> None:
-        """Ask for half as much after the server ended a statement."""
-        self.rows = max(1, self.rows // 2)
+        """Ask for half as much after the server ended a statement, and for no more until `relax`."""
+        self.rows = self._ceiling = max(1, self.rows // 2)
+
+    def relax(self) -> None:
+        """Let pages grow again: what the server ended before has come through."""
+        self._ceiling = None

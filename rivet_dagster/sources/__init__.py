@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from typing import cast
 
 from rivet_dagster.errors import ConfigError
-from rivet_dagster.sources.base import Source, SourceLimits
+from rivet_dagster.sources.base import Source, SourceLimits, TypeChoices
 
-__all__ = ["ENGINES", "Source", "SourceLimits", "open_source"]
+__all__ = ["ENGINES", "Source", "SourceLimits", "TypeChoices", "open_source", "warm_engines"]
 
 # Address scheme -> module and class. Imported when first used: a code location that only loads never pays.
 ENGINES = {
@@ -17,8 +18,13 @@ ENGINES = {
 }
 
 
-def open_source(dsn: str, limits: SourceLimits | None = None) -> Source:
+def open_source(dsn: str, limits: SourceLimits | None = None, types: TypeChoices | None = None) -> Source:
     """The source at an address such as `postgresql://reader@db.example.com/shop`; nothing is connected yet.
+
+    Args:
+        dsn: the address.
+        limits: time-outs; None for the usual ones.
+        types: what the user wants of the columns' types; None for the usual ones.
 
     Raises:
         ConfigError: RIVET_CONFIG_SOURCE for a scheme without an engine, or an engine whose driver is not installed.
@@ -41,4 +47,11 @@ def open_source(dsn: str, limits: SourceLimits | None = None) -> Source:
             f"Install it with: pip install 'rivet-dagster[{module.split('.')[2]}]'.",
             fatal=True,
         ) from exc
-    return cast("Source", engine(dsn, limits or SourceLimits()))
+    return cast("Source", engine(dsn, limits or SourceLimits(), types or TypeChoices()))
+
+
+def warm_engines() -> None:
+    """Load the compiled code of every engine whose driver is installed."""
+    for module in dict.fromkeys(place.partition(":")[0] for place in ENGINES.values()):
+        with suppress(ModuleNotFoundError):
+            import_module(module).warm()

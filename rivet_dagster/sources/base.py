@@ -5,15 +5,17 @@ No module above this folder knows an engine's SQL; no module in it knows windows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from rivet_dagster.errors import SourceError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Unrepresentable = Literal["error", "null", "text"]
 
 KeyText = tuple[str, ...]
 """One key value, a text a key column, as the server writes it and reads it back. Only the server compares keys."""
@@ -27,9 +29,12 @@ class Column:
         name: its name, as the catalog spells it.
         native_type: the declared type with its modifiers, as the server prints it (`numeric(12,2)`).
         nullable: whether the catalog allows NULL.
-        type_id: the engine's own number or name of the type.
+        type_id: the engine's own number or name of the type; that of the base type, where it is derived from one.
         type_modifier: the engine's own encoding of length, precision and scale; -1 for none.
         average_bytes: mean width of a value by the server's statistics; 0 where unknown.
+        kind: `base`, or what else the engine calls the type: `enum`, `composite`, `range` …
+        declared_id: number or name of the type before it was resolved to its base type.
+        element: what an array holds; None for what is no array.
     """
 
     name: str
@@ -38,6 +43,40 @@ class Column:
     type_id: int = 0
     type_modifier: int = -1
     average_bytes: int = 0
+    kind: str = "base"
+    declared_id: int = 0
+    element: Column | None = None
+
+
+@dataclass(frozen=True)
+class ColumnChoice:
+    """What the user wants of one column.
+
+    Attributes:
+        type: canonical name of the type in the parts; None for the usual one.
+        unrepresentable: what becomes of a value that the Arrow type cannot hold: `error` refuses it, `null` puts
+            NULL in its place and counts it, `text` reads the whole column as the server's text.
+    """
+
+    type: str | None = None
+    unrepresentable: Unrepresentable = "error"
+
+
+@dataclass(frozen=True)
+class TypeChoices:
+    """What the user wants of the columns' types.
+
+    Attributes:
+        columns: by name.
+        unrepresentable: for every other column.
+    """
+
+    columns: Mapping[str, ColumnChoice] = field(default_factory=dict)
+    unrepresentable: Unrepresentable = "error"
+
+    def of(self, name: str) -> ColumnChoice:
+        """What is wanted of the column called `name`."""
+        return self.columns.get(name) or ColumnChoice(unrepresentable=self.unrepresentable)
 
 
 @dataclass(frozen=True)
@@ -134,7 +173,7 @@ class WindowReader(Protocol):
     def decode_page(self) -> Iterator[pa.RecordBatch]:
         """Decode the page; gives batches as they become complete, which depends on the rows alone, not on pages.
 
-        Take every batch, and let go of each before the next.
+        Take every batch, and let go of each before the next, which uses its memory again.
         """
         ...
 
@@ -144,6 +183,10 @@ class WindowReader(Protocol):
 
     def finish(self) -> Iterator[pa.RecordBatch]:
         """The rows that are left, once the window's last page is decoded."""
+        ...
+
+    def replaced(self) -> Mapping[tuple[str, str], int]:
+        """How many values NULL replaced so far, by column and reason."""
         ...
 
 
@@ -177,8 +220,31 @@ class SourceLimits:
     connect_timeout_s: float = 10.0
 
 
+@dataclass(frozen=True)
+class ServerFacts:
+    """What a session is connected to; as text, for people: `PostgreSQL 15.18, hot standby`.
+
+    Attributes:
+        version: the server's name and version number.
+        standby: it is a read replica, whose replay of changes can end what reads from it.
+        pooled: a connection pooler stands between it and this process.
+    """
+
+    version: str
+    standby: bool
+    pooled: bool
+
+    def __str__(self) -> str:
+        marks = (("hot standby", self.standby), ("behind a connection pooler", self.pooled))
+        return ", ".join([self.version, *(words for words, holds in marks if holds)])
+
+
 class Session(Protocol):
     """One connection to a source. Not thread-safe, except for `cancel`."""
+
+    def facts(self) -> ServerFacts:
+        """What the session is connected to; a round trip or a few, so ask once, not once a window."""
+        ...
 
     def describe(self, schema: str | None, name: str) -> Table:
         """Columns, keys and estimates of a table; RIVET_SOURCE_TABLE_MISSING if there is none."""
@@ -216,8 +282,12 @@ class Source(Protocol):
         """Open a session; RIVET_SOURCE_UNREACHABLE, RIVET_SOURCE_AUTH and their like."""
         ...
 
+    def warm(self) -> None:
+        """Load the compiled code that reading needs; where it is in no cache, compiling takes seconds."""
+        ...
+
     def schema_of(self, table: Table) -> pa.Schema:
-        """Arrow schema that reading `table` gives; RIVET_TYPE_UNSUPPORTED names every column it cannot read."""
+        """Arrow schema that reading `table` gives; RIVET_CONFIG_COLUMN, RIVET_CONFIG_TYPE for impossible choices."""
         ...
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import psycopg
@@ -10,8 +12,11 @@ import psycopg
 from rivet_dagster.errors import SourceError
 from rivet_dagster.sources.base import Column, Key, Table
 from rivet_dagster.sources.postgres import templates
+from rivet_dagster.sources.postgres.typemap import MONEY_OID
 
 _TUPLE_HEADER_BYTES = 28
+_MONEY_DIGITS = 19
+_KINDS = {"e": "enum", "c": "composite", "r": "range", "m": "multirange"}
 
 
 def describe_table(connection: psycopg.Connection[tuple[Any, ...]], schema: str, name: str) -> Table:
@@ -37,11 +42,12 @@ def describe_table(connection: psycopg.Connection[tuple[Any, ...]], schema: str,
             "Grant SELECT on the table and USAGE on its schema to this user.",
             fatal=True,
         )
+    types = _Types(connection, oid)
     columns = tuple(
-        Column(column, native, not not_null, type_id, modifier, width)
+        types.resolve(Column(column, native, not not_null, type_id, modifier, width))
         for column, type_id, modifier, native, not_null, width in connection.execute(
             templates.COLUMNS, {**place, "oid": oid}
-        )
+        ).fetchall()
     )
     keys, rejected = _keys(connection, oid)
     return Table(
@@ -54,6 +60,42 @@ def describe_table(connection: psycopg.Connection[tuple[Any, ...]], schema: str,
         estimated_rows=int(tuples) if tuples else None,
         average_row_bytes=_row_bytes(columns, tuples, stored_bytes),
     )
+
+
+class _Types:
+    """The types that a table's columns are made of."""
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], table_oid: int) -> None:
+        self._connection = connection
+        self._known = {oid: facts for oid, *facts in connection.execute(templates.TYPES, {"oid": table_oid})}
+
+    def resolve(self, column: Column) -> Column:
+        """The column with its base type in place of a domain, and with what its arrays hold."""
+        declared, type_id, modifier = column.type_id, column.type_id, column.type_modifier
+        kind, base, base_modifier, element_id, element_name = self._known[type_id]
+        while kind == "d":
+            type_id, modifier = base, base_modifier
+            kind, base, base_modifier, element_id, element_name = self._known[type_id]
+        element = None
+        if element_id:
+            # An array's modifier is that of its elements.
+            element = self.resolve(Column(column.name, element_name, True, element_id, modifier))
+        elif type_id == MONEY_OID:
+            modifier = self._money_modifier
+        return replace(
+            column,
+            type_id=type_id,
+            type_modifier=modifier,
+            kind=_KINDS.get(kind, "base"),
+            declared_id=declared,
+            element=element,
+        )
+
+    @cached_property
+    def _money_modifier(self) -> int:
+        """That of the numeric that holds this session's money: eight bytes are nineteen digits."""
+        (scale,) = self._connection.execute(templates.MONEY_SCALE).fetchone() or (0,)
+        return (_MONEY_DIGITS << 16 | int(scale)) + 4
 
 
 def _row_bytes(columns: Sequence[Column], tuples: float | None, stored_bytes: float | None) -> int:

@@ -10,13 +10,14 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from rivet_dagster.errors import ConfigError
-from rivet_dagster.sources.base import SourceLimits
+from rivet_dagster.sources.base import ServerFacts, SourceLimits
+from rivet_dagster.sources.postgres import templates
 from rivet_dagster.sources.postgres.failures import connect_failure
 
 APPLICATION_NAME = "rivet_dagster"
 
 _DEFAULTS: dict[str, Any] = {
-    "application_name": APPLICATION_NAME,
+    # No application_name: a pooler would leave it on the server's connection to the next client that has none.
     "client_encoding": "UTF8",
     # Notice a dead peer within about a minute, also while only waiting for it.
     "keepalives": 1,
@@ -91,3 +92,18 @@ def connect(params: dict[str, Any], limits: SourceLimits) -> psycopg.Connection[
         return psycopg.connect(**options, autocommit=True, prepare_threshold=None)
     except psycopg.Error as exc:
         raise connect_failure(exc, label_of(params), options.get("password")) from None
+
+
+def application_name(connection: psycopg.Connection[tuple[Any, ...]]) -> str:
+    """What transactions are called in the server's views: what the address says, or our own name."""
+    return connection.info.get_parameters().get("application_name", APPLICATION_NAME)
+
+
+def server_facts(connection: psycopg.Connection[tuple[Any, ...]]) -> ServerFacts:
+    """What `connection` leads to; psycopg.Error as the server or the connection has it."""
+    row = connection.execute(templates.SERVER).fetchone()
+    assert row is not None
+    version, standby, backend = row
+    # Distributions add words of their own behind the number. A pooler hands out process ids, or keys in their
+    # place, that are not those of the server process: pgBouncer and Odyssey alike.
+    return ServerFacts(f"PostgreSQL {version.split()[0]}", standby, backend != connection.info.backend_pid)

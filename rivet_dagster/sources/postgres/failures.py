@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
+from psycopg import pq
 
 from rivet_dagster.errors import SourceError
 
@@ -16,6 +17,20 @@ _AUTH_WORDS = re.compile(
     re.IGNORECASE,
 )
 _DATABASE_WORDS = re.compile(r'database "[^"]*" does not exist')
+
+# The server is there and knows the user, but takes nobody in at the moment. Poolers say it without a SQLSTATE, and
+# libpq keeps none for a connection that failed.
+_BUSY_WORDS = re.compile(
+    r"too many (clients|connections)|connection slots|no more connections allowed|max_client_conn|"
+    r"is (starting up|shutting down|in recovery mode)|not (yet )?accepting connections|"
+    r"server login has been failing|server_login_retry|query_wait_timeout|pgbouncer cannot connect",
+    re.IGNORECASE,
+)
+
+# A standby ends readers that stand in the way of what it has to replay. 40001 has no other cause in a transaction that
+# only reads, and 57P04 is a dropped database. A deadlock with the replay is 40P01 like any other, but for its words.
+_CONFLICT_STATES = ("40001", "57P04")
+_CONFLICT_WORDS = "conflict with recovery"
 
 _TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
 _TRANSIENT_ADVICE = "It is tried again; if it goes on, look at the server's log and load."
@@ -53,6 +68,13 @@ def connect_failure(exc: psycopg.Error, label: str, password: str | None) -> Sou
     if password:
         message = message.replace(password, "****")
     reason = message.split("\n")[-1].rpartition("failed: ")[2].removeprefix("FATAL:").strip().rstrip(".")
+    if _BUSY_WORDS.search(message):
+        return SourceError(
+            "RIVET_SOURCE_UNREACHABLE",
+            f"{label} takes no connection at the moment: {reason}.",
+            "Raise the limit of connections that it names, or use fewer workers.",
+            retryable=True,
+        )
     pgconn = exc.pgconn
     refused = pgconn is not None and (pgconn.needs_password or pgconn.used_password)
     if _DATABASE_WORDS.search(message):
@@ -76,6 +98,16 @@ def connect_failure(exc: psycopg.Error, label: str, password: str | None) -> Sou
     )
 
 
+def last_words(exc: psycopg.Error, pgconn: pq.abc.PGconn) -> psycopg.Error:
+    """Why the server ended an idle connection, in place of an error that only says that the connection is gone.
+
+    Of two errors, libpq's exec returns the last one. The first one, the server's, is then only in the connection's
+    own message, without its SQLSTATE.
+    """
+    said = re.match(r"FATAL: +(.+)", pgconn.error_message.decode(errors="replace"))
+    return psycopg.OperationalError(said[1]) if said and exc.sqlstate is None else exc
+
+
 def failure(exc: psycopg.Error, doing: str) -> SourceError:
     """What the server said while `doing`, e.g. "reading public.orders"."""
     state = exc.sqlstate or ""
@@ -85,6 +117,15 @@ def failure(exc: psycopg.Error, doing: str) -> SourceError:
         return SourceError(code, what, advice, fatal=True)
     if state == "57014":
         return SourceError("RIVET_SOURCE_TIMEOUT", what, "It is tried again with smaller pages.", retryable=True)
+    if state in _CONFLICT_STATES or _CONFLICT_WORDS in what:
+        return SourceError(
+            "RIVET_SOURCE_CONFLICT",
+            what,
+            "It is tried again with smaller pages. If it goes on, raise max_standby_streaming_delay or turn on "
+            "hot_standby_feedback on the standby, or lower page_bytes and plan fewer rows a window, so that snapshots "
+            "end sooner.",
+            retryable=True,
+        )
     if state == "55P03":
         return SourceError("RIVET_SOURCE_LOCKED", what, _TRANSIENT_ADVICE, retryable=True)
     if state == "25P03" or state[:2] in _TRANSIENT_CLASSES or (not state and _is_connection_loss(exc)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,16 @@ from rivet_dagster.sources.base import (
     KeyRange,
     KeyText,
     Page,
+    ServerFacts,
     SourceLimits,
     Step,
     Table,
+    TypeChoices,
 )
 from rivet_dagster.sources.postgres import templates
 from rivet_dagster.sources.postgres.catalog import describe_table
-from rivet_dagster.sources.postgres.failures import translated
+from rivet_dagster.sources.postgres.connect import application_name, server_facts
+from rivet_dagster.sources.postgres.failures import last_words, translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,15 +35,24 @@ if TYPE_CHECKING:
     from rivet_dagster.sources.postgres.stream import CopyStream
 
 _CANCEL_SECONDS = 5.0
+_BEGIN_TRIES = 5
 
 
 class PostgresSession:
     """A connection with its snapshot. Not thread-safe, except for `cancel`."""
 
-    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], limits: SourceLimits) -> None:
+    def __init__(
+        self, connection: psycopg.Connection[tuple[Any, ...]], limits: SourceLimits, types: TypeChoices
+    ) -> None:
         self._connection = connection
         self._limits = limits
+        self._types = types
         self._stream: CopyStream | None = None
+
+    def facts(self) -> ServerFacts:
+        """What the session is connected to, as the server itself sees it."""
+        with translated("asking for its version"), self._snapshot(steered=False):
+            return server_facts(self._connection)
 
     def describe(self, schema: str, name: str) -> Table:
         """Columns, keys and estimates of a table."""
@@ -76,7 +88,7 @@ class PostgresSession:
 
         # One buffer for all windows of the session: it has grown to the size of a page once.
         self._stream = self._stream or CopyStream(self._connection.pgconn)
-        reader = PostgresWindowReader(self._connection, self._stream, table, key, limits)
+        reader = PostgresWindowReader(self._connection, self._stream, table, key, limits, self._types)
         with translated(f"reading {table.label}"), self._snapshot():
             yield reader
 
@@ -99,19 +111,40 @@ def _snapshot(
 ) -> Iterator[None]:
     """A read-only transaction with the session's settings; `steered` rules out scans and sorts."""
     begin = sql.SQL(templates.BEGIN).format(
+        application_name=sql.Literal(application_name(connection)),
         statement_timeout_ms=sql.Literal(round(limits.statement_timeout_s * 1000)),
         lock_timeout_ms=sql.Literal(round(limits.lock_timeout_s * 1000)),
         idle_in_transaction_timeout_ms=sql.Literal(round(limits.idle_in_transaction_timeout_s * 1000)),
     )
-    connection.execute(begin)
-    if steered:
-        connection.execute(templates.STEER)
     try:
+        _begin(connection, begin)
+        if steered:
+            connection.execute(templates.STEER)
         yield
+    except psycopg.Error as exc:
+        raise last_words(exc, connection.pgconn) from None
     finally:
-        # Nothing was written: a rollback ends the snapshot as well as a commit, and also after an error.
-        with suppress(psycopg.Error):
-            connection.rollback()
+        _end(connection)
+
+
+def _begin(connection: psycopg.Connection[tuple[Any, ...]], begin: sql.Composed) -> None:
+    """Open the transaction, also for a role whose own statement time-out leaves hardly the time to change it."""
+    for tries_left in reversed(range(_BEGIN_TRIES)):
+        try:
+            connection.execute(begin)
+        except psycopg.errors.QueryCanceled:
+            # The transaction may be open, and broken.
+            _end(connection)
+            if not tries_left:
+                raise
+        else:
+            return
+
+
+def _end(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Nothing was written: a rollback ends the snapshot as well as a commit, and also after an error."""
+    with suppress(psycopg.Error):
+        connection.rollback()
 
 
 class _KeyShape:
@@ -155,21 +188,29 @@ class PostgresWindowReader:
         table: Table,
         key: Key,
         limits: BatchLimits,
+        types: TypeChoices,
     ) -> None:
         # numba and pyarrow are paid for when reading begins, not when definitions load.
-        from rivet_dagster.sources.postgres.types import wire_columns  # noqa: PLC0415
+        from rivet_dagster.sources.postgres.types import readings  # noqa: PLC0415
         from rivet_dagster.wire.pgcopy import CopyDecoder  # noqa: PLC0415
 
         self._connection = connection
         self._table = table
         self._shape = _KeyShape(table, key)
-        self._decoder = CopyDecoder(wire_columns(table), batch_bytes=limits.wire_bytes, batch_rows=limits.rows)
+        found = readings(table, types)
+        columns = [reading.wire_column() for reading in found]
+        self._decoder = CopyDecoder(columns, batch_bytes=limits.wire_bytes, batch_rows=limits.rows)
         self._stream = stream
         self._received = self._announced = 0
         names = [column.name for column in table.columns]
-        self._columns = sql.SQL(", ").join(sql.Identifier("t", name) for name in names)
+        self._columns = sql.SQL(", ").join(
+            # Rules are constants of this package, `{}` in them is the column.
+            sql.SQL(reading.select).format(sql.Identifier("t", name))
+            for name, reading in zip(names, found, strict=True)
+        )
         self._key_indices = [names.index(name) for name in key.columns]
-        self._key_types = [table.column(name).type_id for name in key.columns]
+        self._key_wire_types = [found[index].wire_type for index in self._key_indices]
+        self._key_natives = [table.column(name).native_type for name in key.columns]
         self.schema: pa.Schema = self._decoder.schema
 
     def read_page(self, span: KeyRange, limit: int) -> Page:
@@ -200,9 +241,12 @@ class PostgresWindowReader:
     def last_key(self) -> KeyText:
         """Key of the page's last row. The server renders the very bytes it sent, so no type is guessed at here."""
         values = self._decoder.last_row(self._key_indices)
-        query = b"SELECT " + b", ".join(b"$%d::text" % n for n in range(1, len(values) + 1))
+        rendered = (f"${number}::{native}::text" for number, native in enumerate(self._key_natives, start=1))
         result = self._connection.pgconn.exec_params(
-            query, values, param_types=self._key_types, param_formats=[pq.Format.BINARY] * len(values)
+            f"SELECT {', '.join(rendered)}".encode(),
+            values,
+            param_types=self._key_wire_types,
+            param_formats=[pq.Format.BINARY] * len(values),
         )
         if result.status != pq.ExecStatus.TUPLES_OK:
             raise psycopg.errors.error_from_result(result)
@@ -211,6 +255,10 @@ class PostgresWindowReader:
     def finish(self) -> Iterator[pa.RecordBatch]:
         """The rows that are left, once the window's last page is decoded."""
         return self._decoder.finish()
+
+    def replaced(self) -> Mapping[tuple[str, str], int]:
+        """How many values NULL replaced so far, by column and reason."""
+        return self._decoder.replaced
 
 
 def _texts(values: Sequence[bytes | None]) -> KeyText:

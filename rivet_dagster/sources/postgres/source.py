@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rivet_dagster.sources.base import SourceLimits, Table
+from rivet_dagster.sources.base import SourceLimits, Table, TypeChoices
 from rivet_dagster.sources.postgres.connect import connect, label_of, parse_dsn
 from rivet_dagster.sources.postgres.session import PostgresSession
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def warm() -> None:
+    """Load the compiled code that reading PostgreSQL needs, once in a process."""
+    from rivet_dagster.sources.postgres import warm as kernels  # noqa: PLC0415 (numba is paid for here)
+
+    kernels.warm()
 
 
 class PostgresSource:
@@ -18,6 +25,7 @@ class PostgresSource:
     Args:
         dsn: `postgresql://user:password@host:port/database?sslmode=...`, libpq's parameters as it knows them.
         limits: time-outs that the server enforces.
+        types: what the user wants of the columns' types.
 
     Raises:
         ConfigError: RIVET_CONFIG_DSN.
@@ -25,9 +33,10 @@ class PostgresSource:
 
     engine = "postgresql"
 
-    def __init__(self, dsn: str, limits: SourceLimits) -> None:
+    def __init__(self, dsn: str, limits: SourceLimits, types: TypeChoices) -> None:
         self._params = parse_dsn(dsn)
         self._limits = limits
+        self._types = types
 
     def __repr__(self) -> str:
         return f"PostgresSource({self.label!r})"
@@ -39,10 +48,14 @@ class PostgresSource:
 
     def connect(self) -> PostgresSession:
         """Open a session."""
-        return PostgresSession(connect(self._params, self._limits), self._limits)
+        return PostgresSession(connect(self._params, self._limits), self._limits, self._types)
+
+    def warm(self) -> None:
+        """Load the compiled code that reading needs."""
+        warm()
 
     def schema_of(self, table: Table) -> pa.Schema:
-        """Arrow schema that reading `table` gives; RIVET_TYPE_UNSUPPORTED names every column it cannot read."""
+        """Arrow schema that reading `table` gives; RIVET_CONFIG_COLUMN, RIVET_CONFIG_TYPE for impossible choices."""
         from rivet_dagster.sources.postgres.types import arrow_schema  # noqa: PLC0415 (pyarrow is paid for here)
 
-        return arrow_schema(table)
+        return arrow_schema(table, self._types)

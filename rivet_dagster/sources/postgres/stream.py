@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import selectors
+import sys
+import time
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +14,10 @@ import psycopg
 from psycopg import pq
 
 from rivet_dagster.errors import SourceError
+from rivet_dagster.sources.postgres._libpq import PAUSE_SECONDS, RowReader, find_libpq
 
 _FIRST_BYTES = 1 << 20
+_LOOK_SECONDS = 1.0
 
 
 class CopyStream:
@@ -23,40 +29,66 @@ class CopyStream:
 
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         self._pgconn = pgconn
+        functions = find_libpq(pgconn)
+        self._reader = None if functions is None else RowReader(functions, pgconn)
         self.buffer = _mapped(_FIRST_BYTES)
 
     def drain(self, statement: bytes) -> tuple[int, int]:
         """Run a COPY statement; its bytes are then at the front of `buffer`.
+
+        Other threads run meanwhile, and one of them may cancel the statement.
 
         Returns:
             Bytes received, and rows by the server's own count.
 
         Raises:
             psycopg.Error: what the server or the connection said.
+            SourceError: RIVET_SOURCE_LOST, the stream ended without the server's word that it was whole.
         """
-        pgconn = self._pgconn
-        result = pgconn.exec_(statement)
+        result = self._pgconn.exec_(statement)
         if result.status != pq.ExecStatus.COPY_OUT:
             raise psycopg.errors.error_from_result(result)
-        used, capacity, view = 0, len(self.buffer), self.buffer.data
-        while True:
-            # One call a row, which is all that libpq offers.
-            size, data = pgconn.get_copy_data(0)
-            if size <= 0:
-                break
-            end = used + size
-            if end > capacity:
-                view = self._grown(used, end)
-                capacity = len(self.buffer)
-            view[used:end] = data
-            used = end
+        used = self._take_calls() if self._reader is None else self._take(self._reader)
         return used, self._finish()
 
-    def _grown(self, used: int, needed: int) -> memoryview:
+    def _take(self, reader: RowReader) -> int:
+        used, needed = 0, 1
+        try:
+            while needed:
+                used, needed = reader.read(self.buffer, used)
+                if needed:
+                    self._grow(used, used + needed)
+        finally:
+            reader.drop_row()
+        return used
+
+    def _take_calls(self) -> int:
+        """The same with a call of the driver a row, for platforms and drivers whose libpq cannot be told for sure."""
+        pgconn, lost = self._pgconn, None
+        used, capacity, view = 0, len(self.buffer), self.buffer.data
+        with selectors.DefaultSelector() as selector:
+            selector.register(pgconn.socket, selectors.EVENT_READ)
+            while True:
+                size, data = pgconn.get_copy_data(1)
+                if size < 0:
+                    return used
+                if size == 0:
+                    # What came before the connection was lost counts, and may say why it was.
+                    if lost is not None:
+                        raise lost
+                    lost = _look(pgconn, selector)
+                    continue
+                end = used + size
+                if end > capacity:
+                    self._grow(used, end)
+                    capacity, view = len(self.buffer), self.buffer.data
+                view[used:end] = data
+                used = end
+
+    def _grow(self, used: int, needed: int) -> None:
         larger = _mapped(max(needed, len(self.buffer) * 2))
         larger[:used] = self.buffer[:used]
         self.buffer = larger
-        return larger.data
 
     def _finish(self) -> int:
         """Take the results after the stream. Only the server's own "COPY n" proves that it came whole."""
@@ -76,6 +108,24 @@ class CopyStream:
         return rows
 
 
+def _look(pgconn: pq.abc.PGconn, selector: selectors.BaseSelector) -> psycopg.Error | None:
+    """Wait for input and take it; gives the error of a lost connection. The driver's own waiting stops all threads."""
+    # Not for ever: bytes that TLS has decrypted already do not show on the socket.
+    if selector.select(_LOOK_SECONDS):
+        time.sleep(PAUSE_SECONDS)
+    try:
+        pgconn.consume_input()
+    except psycopg.Error as exc:
+        return exc
+    return None
+
+
 def _mapped(size: int) -> npt.NDArray[np.uint8]:
     """Memory that is taken as it is touched and given back at once: malloc would keep what a buffer outgrew."""
-    return np.frombuffer(mmap.mmap(-1, size), np.uint8)
+    if sys.platform != "linux":
+        return np.frombuffer(mmap.mmap(-1, size), np.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Touching new memory in steps of 4 KiB costs as much as reading into it.
+    with suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)

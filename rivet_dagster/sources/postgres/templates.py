@@ -9,6 +9,7 @@ from typing import Final
 # rows from this role, instead of hiding them.
 BEGIN: Final = """
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SET LOCAL application_name = {application_name};
 SET LOCAL statement_timeout = {statement_timeout_ms};
 SET LOCAL lock_timeout = {lock_timeout_ms};
 SET LOCAL idle_in_transaction_session_timeout = {idle_in_transaction_timeout_ms};
@@ -18,6 +19,7 @@ SET LOCAL datestyle = 'ISO';
 SET LOCAL intervalstyle = 'iso_8601';
 SET LOCAL bytea_output = 'hex';
 SET LOCAL extra_float_digits = 1;
+SET LOCAL quote_all_identifiers = off;
 SET LOCAL row_security = off;
 SET LOCAL jit = off;
 SET LOCAL max_parallel_workers_per_gather = 0
@@ -25,10 +27,14 @@ SET LOCAL max_parallel_workers_per_gather = 0
 
 # A page and a walk come from the key's index, whatever the statistics say: no scan of the table, no sort.
 STEER: Final = """
+SET LOCAL enable_indexscan = on;
+SET LOCAL enable_indexonlyscan = on;
 SET LOCAL enable_seqscan = off;
 SET LOCAL enable_bitmapscan = off;
 SET LOCAL enable_sort = off
 """
+
+SERVER: Final = "SELECT current_setting('server_version'), pg_is_in_recovery(), pg_backend_pid()"
 
 # Rows and bytes of a partitioned table are those of its leaves. Bytes include what is stored out of line.
 TABLE: Final = """
@@ -53,6 +59,26 @@ SELECT a.attname, a.atttypid::int8, a.atttypmod, format_type(a.atttypid, a.attty
  WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
 """
+
+# Every type that the table's columns are made of, also what domains are over and what arrays hold. The types of
+# int2vector's kind have elements but are no arrays: their elements' array type is another one.
+TYPES: Final = """
+WITH RECURSIVE made_of(oid) AS (
+       SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
+        UNION
+       SELECT inner_type FROM made_of AS m JOIN pg_type AS t ON t.oid = m.oid
+        CROSS JOIN LATERAL (VALUES (t.typbasetype), (t.typelem)) AS of(inner_type)
+        WHERE inner_type <> 0
+       )
+SELECT t.oid::int8, t.typtype, t.typbasetype::int8, t.typtypmod,
+       CASE WHEN e.typarray = t.oid THEN e.oid::int8 ELSE 0 END, format_type(e.oid, NULL)
+  FROM made_of AS m
+  JOIN pg_type AS t ON t.oid = m.oid
+  LEFT JOIN pg_type AS e ON e.oid = t.typelem
+"""
+
+# Places behind the point of this session's money.
+MONEY_SCALE: Final = "SELECT scale(0::money::numeric)"
 
 # One row a unique index, with everything that decides whether rows can be walked by it.
 UNIQUE_INDEXES: Final = """

@@ -1,41 +1,67 @@
-"""PostgreSQL's types: which wire form each has in COPY BINARY, and which Arrow type it becomes."""
+"""How each column of a table is read: what the query asks for, its form on the wire, its Arrow type."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from rivet_dagster.errors import unsupported_types
-from rivet_dagster.sources.base import Column, Table
+from rivet_dagster.errors import ConfigError
+from rivet_dagster.sources.base import Column, ColumnChoice, Table, TypeChoices
+from rivet_dagster.sources.postgres.typemap import (
+    BY_OID,
+    INET,
+    INTERVAL,
+    INTERVAL_OID,
+    INTERVAL_PARTS,
+    MONEY_OID,
+    NUMERIC_OID,
+    PLAIN,
+    TEXT_OID,
+    UNBOUNDED_NUMERIC,
+    TypeRule,
+    text_rule,
+)
+from rivet_dagster.sources.typenames import arrow_type, decimal_shape, element_name
 
 if TYPE_CHECKING:
     from rivet_dagster.wire.pgcopy import WireColumn
 
 NATIVE_TYPE_KEY = b"rivet.native_type"
-_NUMERIC = 1700
 _NUMERIC_MODIFIER_BASE = 4
+_LARGEST_PRECISION = 76
+_ARRAY_OIDS = {TEXT_OID: 1009, NUMERIC_OID: 1231}
 
-# Type oid -> (wire form, Arrow type). Oids of built-in types are the same in every database and version.
-_FIXED: dict[int, tuple[str, Callable[[], pa.DataType]]] = {
-    16: ("bool", pa.bool_),
-    17: ("bytes", pa.binary),
-    20: ("int8", pa.int64),
-    21: ("int2", pa.int16),
-    23: ("int4", pa.int32),
-    25: ("bytes", pa.string),
-    114: ("bytes", pa.json_),
-    700: ("float4", pa.float32),
-    701: ("float8", pa.float64),
-    1042: ("bytes", pa.string),
-    1043: ("bytes", pa.string),
-    1082: ("date", pa.date32),
-    1114: ("timestamp", lambda: pa.timestamp("us")),
-    1184: ("timestamp", lambda: pa.timestamp("us", "UTC")),
-    2950: ("uuid", pa.uuid),
-    3802: ("jsonb", pa.json_),
-}
+
+@dataclass(frozen=True)
+class Reading:
+    """How one column is read.
+
+    Attributes:
+        field: its field in the batches; the metadata names the native type.
+        select: what the query asks for, `{}` being the column.
+        form: name of its wire form.
+        wire_type: oid of what the query gives.
+        element_form: name of its elements' wire form; empty for what is no array.
+        element_type: oid of its elements on the wire.
+        replace: whether NULL replaces values that the Arrow type cannot hold.
+    """
+
+    field: pa.Field[Any]
+    select: str
+    form: str
+    wire_type: int
+    element_form: str = ""
+    element_type: int = 0
+    replace: bool = False
+
+    def wire_column(self) -> WireColumn:
+        """What the decoder must know of it."""
+        from rivet_dagster.wire.pgcopy import Elements, Form, WireColumn  # noqa: PLC0415 (numba, when reading begins)
+
+        elements = Elements(Form(self.element_form), self.element_type) if self.element_form else None
+        return WireColumn(self.field, Form(self.form), elements, self.replace)
 
 
 def numeric_shape(modifier: int) -> tuple[int, int] | None:
@@ -48,43 +74,118 @@ def numeric_shape(modifier: int) -> tuple[int, int] | None:
     return packed >> 16 & 0xFFFF, scale - 0x800 if scale & 0x400 else scale
 
 
-def _mapping(column: Column) -> tuple[str, pa.DataType] | None:
-    if column.type_id == _NUMERIC:
-        shape = numeric_shape(column.type_modifier)
-        if shape is None or shape[0] > 76 or not 0 <= shape[1] <= shape[0]:
-            return None
-        precision, scale = shape
-        return "numeric", (pa.decimal128 if precision <= 38 else pa.decimal256)(precision, scale)
-    fixed = _FIXED.get(column.type_id)
-    return (fixed[0], fixed[1]()) if fixed else None
-
-
-def arrow_schema(table: Table) -> pa.Schema:
-    """Arrow schema that reading `table` gives; each field names its native type.
+def readings(table: Table, choices: TypeChoices) -> tuple[Reading, ...]:
+    """How each column of `table` is read, in order.
 
     Raises:
-        SourceError: RIVET_TYPE_UNSUPPORTED that names every column that cannot be read.
+        ConfigError: RIVET_CONFIG_COLUMN for a choice about a column that is not there, RIVET_CONFIG_TYPE for a type
+            that a column cannot have.
     """
-    return pa.schema([field for field, _ in _fields(table)])
-
-
-def wire_columns(table: Table) -> list[WireColumn]:
-    """How the decoder reads each column of `table`, in order; errors as in `arrow_schema`."""
-    from rivet_dagster.wire.pgcopy import Form, WireColumn  # noqa: PLC0415 (numba is paid for when reading begins)
-
-    return [WireColumn(field, Form(form)) for field, form in _fields(table)]
-
-
-def _fields(table: Table) -> list[tuple[pa.Field[Any], str]]:
-    mapped = [(column, _mapping(column)) for column in table.columns]
-    refused = [(column.name, column.native_type) for column, mapping in mapped if mapping is None]
-    if refused:
-        raise unsupported_types(table.label, refused)
-    return [
-        (
-            pa.field(column.name, mapping[1], column.nullable, {NATIVE_TYPE_KEY: column.native_type.encode()}),
-            mapping[0],
+    names = {column.name for column in table.columns}
+    unknown = sorted(name for name in choices.columns if name not in names)
+    if unknown:
+        raise ConfigError(
+            "RIVET_CONFIG_COLUMN",
+            f"{table.label} has no columns {', '.join(unknown)}, for which options are given.",
+            f"Give options for columns that are there: {', '.join(sorted(names))}.",
+            fatal=True,
         )
-        for column, mapping in mapped
-        if mapping is not None
-    ]
+    return tuple(_reading(table, column, choices.of(column.name)) for column in table.columns)
+
+
+def arrow_schema(table: Table, choices: TypeChoices) -> pa.Schema:
+    """Arrow schema that reading `table` gives; errors as in `readings`."""
+    return pa.schema([reading.field for reading in readings(table, choices)])
+
+
+def _reading(table: Table, column: Column, choice: ColumnChoice) -> Reading:
+    as_text = choice.type == "text" or (choice.type is None and choice.unrepresentable == "text")
+    if column.element is not None:
+        if as_text:
+            return _made(column, text_rule(0, "", ""), choice)
+        return _list_reading(table, column, column.element, choice)
+    rule = _rule(column)
+    if choice.type is not None:
+        rule = _chosen(table, column, rule, choice.type)
+    elif as_text and rule.beyond:
+        rule = text_rule(0, "", "")
+    return _made(column, rule, choice)
+
+
+def _rule(column: Column) -> TypeRule:
+    """The rule for a column that is no array, as its type is declared."""
+    if column.kind == "enum":
+        return replace(text_rule(column.type_id, "", ""), select=PLAIN, wire_oid=column.type_id)
+    if column.type_id in (NUMERIC_OID, MONEY_OID):
+        return _numeric_rule(column)
+    special = {INTERVAL_OID: INTERVAL, INET.oid: INET}.get(column.type_id)
+    return special or BY_OID.get(column.type_id) or text_rule(column.type_id, "", "")
+
+
+def _numeric_rule(column: Column) -> TypeRule:
+    shape = numeric_shape(column.type_modifier)
+    if shape is None:
+        return UNBOUNDED_NUMERIC
+    precision, scale = shape
+    # Hundreds need no places, and thousandths of a hundredth have as many digits as places.
+    precision, scale = max(precision - min(scale, 0), scale), max(scale, 0)
+    if precision > _LARGEST_PRECISION:
+        return UNBOUNDED_NUMERIC
+    return replace(BY_OID[column.type_id], type=f"decimal({precision}, {scale})")
+
+
+def _chosen(table: Table, column: Column, rule: TypeRule, asked: str) -> TypeRule:
+    """The rule for a column whose type the user has chosen."""
+    if asked == rule.type:
+        return rule
+    if decimal_shape(asked) is not None and column.type_id in (NUMERIC_OID, MONEY_OID):
+        return replace(BY_OID[column.type_id], type=asked)
+    if asked == "interval" and column.type_id == INTERVAL_OID:
+        return INTERVAL_PARTS
+    if asked == "text":
+        # Where the wire carries text anyway, only the type's name changes.
+        return replace(rule, type="text") if rule.type == "json" else text_rule(column.type_id, "", "")
+    offered = ", ".join(dict.fromkeys((rule.type, *rule.choices)))
+    raise ConfigError(
+        "RIVET_CONFIG_TYPE",
+        f"Column {column.name} of {table.label} ({column.native_type}) cannot have the type {asked}.",
+        f"It may be one of: {offered}.",
+        fatal=True,
+    )
+
+
+def _list_reading(table: Table, column: Column, element: Column, choice: ColumnChoice) -> Reading:
+    rule = _rule(element)
+    if choice.type is not None:
+        inner = element_name(choice.type)
+        if inner is None:
+            offered = ", ".join(f"list({name})" for name in dict.fromkeys((rule.type, *rule.choices)))
+            raise ConfigError(
+                "RIVET_CONFIG_TYPE",
+                f"Column {column.name} of {table.label} ({column.native_type}) cannot have the type {choice.type}.",
+                f"It may be one of: text, {offered}.",
+                fatal=True,
+            )
+        rule = _chosen(table, replace(element, name=column.name), rule, inner)
+    select, wire_type, element_type = PLAIN, column.type_id, element.declared_id
+    if rule.select != PLAIN:
+        select, wire_type, element_type = rule.select_array, _ARRAY_OIDS[rule.wire_oid], rule.wire_oid
+    listed = replace(rule, type=f"list({rule.type})", form="list", select=select, beyond=("other shapes",))
+    made = _made(column, listed, choice)
+    return replace(made, wire_type=wire_type, element_form=rule.form, element_type=element_type)
+
+
+def _made(column: Column, rule: TypeRule, choice: ColumnChoice) -> Reading:
+    replaced = choice.unrepresentable == "null" and bool(rule.beyond)
+    return Reading(
+        field=pa.field(
+            column.name,
+            arrow_type(rule.type),
+            column.nullable or replaced,
+            {NATIVE_TYPE_KEY: column.native_type.encode()},
+        ),
+        select=rule.select,
+        form=rule.form,
+        wire_type=rule.wire_oid or column.type_id,
+        replace=replaced,
+    )

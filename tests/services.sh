@@ -1,0 +1,51 @@
+#!/bin/sh
+# Install what the tests need from a Debian system, only if it is missing: PostgreSQL's server programs and pgBouncer.
+# The tests run private servers out of these programs. No cluster is created and no service is started or enabled.
+set -eu
+
+missing() {
+    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || echo postgresql
+    command -v pgbouncer >/dev/null 2>&1 || [ -x /usr/sbin/pgbouncer ] || echo pgbouncer
+}
+
+packages=$(missing | xargs)
+[ -n "$packages" ] || exit 0
+
+if [ "$(id -u)" -eq 0 ]; then
+    as_root=
+elif sudo -n true 2>/dev/null; then
+    as_root='sudo -n'
+else
+    echo "The tests need these Debian packages, and this user may not install them: $packages" >&2
+    echo "Ask for them: apt-get install --no-install-recommends $packages" >&2
+    exit 1
+fi
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "The tests need the programs of these Debian packages, and there is no apt-get to install them: $packages" >&2
+    exit 1
+fi
+
+echo "Installing $packages"
+# One script as root, so that what is set for the installation alone is taken back however it ends.
+$as_root sh -eu -s $packages <<'SCRIPT'
+log=$(mktemp)
+clusters=/etc/postgresql-common/createcluster.d/rivet-no-cluster.conf
+policy=/usr/sbin/policy-rc.d
+[ -e $policy ] && policy=
+trap 'rm -f "$log" $clusters $policy' EXIT
+mkdir -p "${clusters%/*}"
+echo 'create_main_cluster = false' >$clusters
+[ -z "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >$policy; chmod 755 $policy; }
+export DEBIAN_FRONTEND=noninteractive
+if ! { apt-get update && apt-get install --yes --no-install-recommends "$@"; } >"$log" 2>&1 </dev/null; then
+    tail -20 "$log" >&2
+    exit 1
+fi
+case " $* " in *' pgbouncer '*) update-rc.d pgbouncer disable >/dev/null 2>&1 || true ;; esac
+SCRIPT
+
+packages=$(missing | xargs)
+if [ -n "$packages" ]; then
+    echo "These packages are installed, but their programs are not where Debian has them: $packages" >&2
+    exit 1
+fi
