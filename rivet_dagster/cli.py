@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,6 +35,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+class FileFormat(str, Enum):
+    """Formats that the command line writes."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output instead of text.")]
 
 
@@ -56,6 +66,7 @@ def export(
     to: Annotated[str, typer.Option(help="Folder or address; the export gets a folder of its own there.")],
     key: Annotated[str | None, typer.Option(help="Key columns, separated by commas; default: the best.")] = None,
     rows_per_window: Annotated[int | None, typer.Option(help="Default: by the width of the rows.")] = None,
+    file_format: Annotated[FileFormat, typer.Option("--format", help="Format of the files.")] = FileFormat.PARQUET,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Connections that read at the same time.")] = 2,
     fresh: Annotated[bool, typer.Option("--fresh", help="Read every window anew after an interruption.")] = False,
     as_json: JsonFlag = False,
@@ -66,7 +77,9 @@ def export(
         windows["columns"] = tuple(name.strip() for name in key.split(","))
     from rivet_dagster.export.operations import TableExport  # noqa: PLC0415 (help pages stay quick)
 
-    prepared = TableExport(parse_config({"table": table, "windows": windows}), source, to)
+    prepared = TableExport(
+        parse_config({"table": table, "windows": windows, "format": {"type": file_format.value}}), source, to
+    )
     with _orderly_stop():
         seal, run = _export(prepared, workers, fresh=fresh, quiet=as_json)
     _print_sealed(seal, run, prepared, as_json=as_json)
@@ -95,10 +108,10 @@ def validate(
 @app.command()
 def warm() -> None:
     """Compile the kernels into their cache, so that no export has to."""
-    from rivet_dagster.export.warm import warm_kernels  # noqa: PLC0415
+    from rivet_dagster.export.warm import warm_everything  # noqa: PLC0415
 
     began = time.monotonic()
-    warm_kernels()
+    warm_everything()
     _out(f"Kernels are compiled and cached ({time.monotonic() - began:.1f} s).")
 
 
@@ -116,11 +129,13 @@ def _export(prepared: TableExport, workers: int, *, fresh: bool, quiet: bool) ->
     end_work(prepared.store)
     read = [o.manifest.statistics for o in outcomes if o.manifest is not None and not o.reused]
     return seal, {
+        "server": asdict(prepared.server) if prepared.server else None,
         "resumed": resumed,
         "windows_reused": sum(outcome.reused for outcome in outcomes),
         "seconds": round(time.monotonic() - began, 3),
         "longest_statement_s": max((r.longest_statement_s for r in read), default=0.0),
         "longest_transaction_s": max((r.transaction_s for r in read), default=0.0),
+        "conflicts": sum(outcome.conflicts for outcome in outcomes),
     }
 
 
@@ -191,6 +206,7 @@ def _print_sealed(seal: ExportManifest, run: dict[str, Any], prepared: TableExpo
     _table(
         f"{seal.table} is sealed in {prepared.store.uri}",
         {
+            "from": str(prepared.server),
             "rows": f"{seal.rows:,}",
             "windows": f"{len(seal.windows):,}"
             + (f" ({run['windows_reused']:,} from the earlier try)" if run["windows_reused"] else ""),
@@ -199,6 +215,7 @@ def _print_sealed(seal: ExportManifest, run: dict[str, Any], prepared: TableExpo
             "took": f"{seconds:,.1f} s, {seal.rows / seconds if seconds else 0:,.0f} rows/s",
             "longest statement": f"{run['longest_statement_s']:.2f} s",
             "longest transaction": f"{run['longest_transaction_s']:.2f} s",
+            **({"conflicts with the standby's replay": f"{run['conflicts']:,}"} if run["conflicts"] else {}),
             "row fingerprint": seal.row_fingerprint,
         },
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 
 from rivet_dagster.errors import ConfigError
 from rivet_dagster.export.names import parse_table
+from rivet_dagster.sources.base import ColumnChoice, TypeChoices
 
 MiB = 1 << 20
 
@@ -83,6 +84,56 @@ class ParquetFormat(_Model):
             raise ValueError("a compression level is 1 to 22")
         return value
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the writer of parts takes."""
+        return {"compression": self.compression, "level": self.level}
+
+
+class CsvFormat(_Model):
+    """CSV parts: a header, commas, UTF-8, texts in quotes, NULL as nothing at all.
+
+    Attributes:
+        compression: of the whole file, which is then called `.csv.gz` or `.csv.zst`.
+        row_group_bytes: rows are written together up to the one that reaches this many bytes on the wire.
+        part_bytes: a part ends with the rows that reach this many bytes in the file.
+    """
+
+    type: Literal["csv"] = "csv"
+    compression: Literal["gzip", "zstd", "none"] = "gzip"
+    row_group_bytes: Annotated[int, Field(ge=64 << 10, le=512 * MiB)] = 16 * MiB
+    part_bytes: Annotated[int, Field(ge=MiB)] = 512 * MiB
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the writer of parts takes."""
+        return {"compression": self.compression}
+
+
+def _format_type(value: object) -> object:
+    """Parts are Parquet unless something else is said."""
+    return value.get("type", "parquet") if isinstance(value, dict) else getattr(value, "type", None)
+
+
+PartsFormat = Annotated[
+    Annotated[ParquetFormat, Tag("parquet")] | Annotated[CsvFormat, Tag("csv")],
+    Discriminator(_format_type, custom_error_type="format", custom_error_message="its type must be parquet or csv"),
+]
+
+
+class ColumnOptions(_Model):
+    """How one column is exported, where the usual way is not wanted.
+
+    Attributes:
+        type: its type in the parts, by canonical name: `text`, `decimal(38, 10)`, `interval`, `list(text)` …
+        unrepresentable: what becomes of a value that the type cannot hold, such as an infinite date: `error` refuses
+            it, `null` puts NULL in its place and counts it, `text` exports the whole column as the server's text.
+            None takes the export's.
+    """
+
+    type: str | None = None
+    unrepresentable: Literal["error", "null", "text"] | None = None
+
 
 class ExportConfig(_Model):
     """One table and how it is exported.
@@ -92,12 +143,16 @@ class ExportConfig(_Model):
         windows: how the table is cut into windows.
         format: how parts are written.
         limits: how much a statement may ask.
+        columns: options of single columns, by name.
+        unrepresentable: what becomes of values that their column's type cannot hold, where the column does not say.
     """
 
     table: str
     windows: KeysetWindows = KeysetWindows()
-    format: ParquetFormat = ParquetFormat()
+    format: PartsFormat = ParquetFormat()
     limits: ReadLimits = ReadLimits()
+    columns: dict[str, ColumnOptions] = {}
+    unrepresentable: Literal["error", "null"] = "error"
 
     @field_validator("table")
     @classmethod
@@ -107,6 +162,15 @@ class ExportConfig(_Model):
         except ConfigError as exc:
             raise ValueError(f"{exc.what} {exc.advice}") from None
         return value
+
+    @property
+    def type_choices(self) -> TypeChoices:
+        """What is wanted of the columns' types."""
+        columns = {
+            name: ColumnChoice(options.type, options.unrepresentable or self.unrepresentable)
+            for name, options in self.columns.items()
+        }
+        return TypeChoices(columns, self.unrepresentable)
 
     @property
     def relation(self) -> tuple[str, str]:

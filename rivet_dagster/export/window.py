@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from rivet_dagster.errors import InterruptedExport, StoreError
 from rivet_dagster.export.commit import SpooledPart, commit_window, spooled
 from rivet_dagster.export.config import ExportConfig
-from rivet_dagster.export.documents import ReadStatistics, WindowManifest, schema_fingerprint
+from rivet_dagster.export.documents import ReadStatistics, Replacement, WindowManifest, schema_fingerprint
 from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.plan import Window
 from rivet_dagster.export.schema import planned_columns
 from rivet_dagster.export.servo import PageServo
+from rivet_dagster.formats import FORMATS, PartWriter
 from rivet_dagster.sources.base import BatchLimits, Key, KeyRange, Page, Session, Table, WindowReader
 from rivet_dagster.stores.base import Store
 
@@ -72,11 +73,9 @@ class PartFiles:
     closed: list[SpooledPart] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        from rivet_dagster.formats.parquet import SUFFIX, ParquetPartWriter  # noqa: PLC0415 (pyarrow, when needed)
-
-        self.suffix = SUFFIX
-        self._open: ParquetPartWriter | None = None
-        self._writer_class = ParquetPartWriter
+        chosen = self.job.config.format
+        self.suffix = FORMATS[chosen.type].suffix_of(chosen.compression)
+        self._open: PartWriter | None = None
 
     def extend(self, batches: Iterator[pa.RecordBatch]) -> None:
         """Append batches, each as a row group, and hash their rows.
@@ -92,7 +91,7 @@ class PartFiles:
     def _write(self, batch: pa.RecordBatch) -> None:
         chosen = self.job.config.format
         if self._open is None:
-            self._open = self._writer_class(self._path, batch, compression=chosen.compression, level=chosen.level)
+            self._open = FORMATS[chosen.type].open(self._path, batch, **chosen.options)
         self._open.write(batch)
         self.hasher.update(batch)
         if self._open.bytes_written >= chosen.part_bytes:
@@ -163,6 +162,10 @@ def export_window(
             held = time.monotonic() - opened
         parts.extend(reader.finish())
         parts.close()
+        replaced = tuple(
+            Replacement(column=column, reason=reason, values=values)
+            for (column, reason), values in reader.replaced().items()
+        )
         fault_point("after_spool_close", window.key)
         found = parts.hasher.fingerprint
         manifest = WindowManifest(
@@ -176,6 +179,7 @@ def export_window(
             row_fingerprint=str(found),
             schema_fingerprint=schema_fingerprint(planned_columns(job.table, reader.schema)),
             parts=(),
+            replaced=replaced,
             work_id=job.work_id,
             read_at=read_at.isoformat(timespec="milliseconds"),
             statistics=ReadStatistics(

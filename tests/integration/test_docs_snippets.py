@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rivet_dagster.export.schema import planned_columns
-from rivet_dagster.sources import open_source
 from tests.support.cli import rivet
 
 ROOT = Path(__file__).parents[2]
@@ -73,18 +70,3 @@ def test_the_least_privilege_of_the_docs_is_enough(
     reader = postgres.dsn(database, user="rivet_reader", password="choose one")
     done = rivet("export", "--source", reader, "--table", "public.orders", "--to", str(tmp_path / "other"))
     assert done.code == 0, done.err
-
-
-def test_the_type_table_is_what_the_code_does(dsn: str, sql: Callable[[str], Any]) -> None:
-    page = (ROOT / "docs/reference/postgresql-types.md").read_text()
-    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (\S.*?) \|", page, re.MULTILINE)
-    assert len(rows) >= 18
-    columns = ", ".join(f"c{number} {declared}" for number, (declared, _, _) in enumerate(rows))
-    sql(f"CREATE TABLE public.types (id int PRIMARY KEY, {columns})")
-    source = open_source(dsn)
-    with closing(source.connect()) as session:
-        table = session.describe("public", "types")
-    schema = source.schema_of(table)
-    planned = planned_columns(table, schema)[1:]
-    found = [(column.native_type, column.type, str(schema.field(column.name).type)) for column in planned]
-    assert found == rows
