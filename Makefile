@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui services test check format bench screenshots clean
+.PHONY: help demo ui services test test-nightly check format bench screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ services: ## install PostgreSQL's programs and pgBouncer for the tests, if they 
 
 test: services check ## lint, type-check and run every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-nightly: services $(STAMP) ## export hundreds of random tables from each PostgreSQL server (minutes)
+	RIVET_TEST_SCHEMAS=300 RIVET_TEST_SEED=$${RIVET_TEST_SEED:-random} \
+		$(BIN)/python -m pytest tests/property/test_postgres_roundtrip.py -s $(PYTEST_ARGS)
 
 check: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .

@@ -106,11 +106,10 @@ SELECT i.relname, x.indisprimary, am.amname, x.indisvalid AND x.indisready, x.in
 # The key of the n-th row beyond a key: walks n entries of the index and returns one row.
 WALK: Final = "SELECT {key_texts} FROM {table} AS t{beyond} ORDER BY {key} OFFSET {skip} LIMIT 1"
 
-# Where fewer rows are left: how many, and the last of them.
+# Where fewer rows are left: the last of them, and how many. The count has no name that a key column may have too.
 WALK_TAIL: Final = """
-SELECT {key_texts}, t.rows
-  FROM (SELECT {key}, count(*) OVER () AS rows
-          FROM (SELECT {key} FROM {table} AS t{beyond} ORDER BY {key} LIMIT {limit}) AS t) AS t
+SELECT {key_texts}, count(*) OVER ()
+  FROM (SELECT {key} FROM {table} AS t{beyond} ORDER BY {key} LIMIT {limit}) AS t
  ORDER BY {key_descending} LIMIT 1
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
 
@@ -106,7 +106,7 @@ def _reading(table: Table, column: Column, choice: ColumnChoice) -> Reading:
         return _list_reading(table, column, column.element, choice)
     rule = _rule(column)
     if choice.type is not None:
-        rule = _chosen(table, column, rule, choice.type)
+        rule = _chosen(column, rule, choice.type) or _refuse(table, column, choice.type, rule.type, *rule.choices)
     elif as_text and rule.beyond:
         rule = text_rule(0, "", "")
     return _made(column, rule, choice)
@@ -134,8 +134,8 @@ def _numeric_rule(column: Column) -> TypeRule:
     return replace(BY_OID[column.type_id], type=f"decimal({precision}, {scale})")
 
 
-def _chosen(table: Table, column: Column, rule: TypeRule, asked: str) -> TypeRule:
-    """The rule for a column whose type the user has chosen."""
+def _chosen(column: Column, rule: TypeRule, asked: str) -> TypeRule | None:
+    """The rule for a column, or for an array's elements, whose type the user has chosen; None if it cannot have it."""
     if asked == rule.type:
         return rule
     if decimal_shape(asked) is not None and column.type_id in (NUMERIC_OID, MONEY_OID):
@@ -145,11 +145,14 @@ def _chosen(table: Table, column: Column, rule: TypeRule, asked: str) -> TypeRul
     if asked == "text":
         # Where the wire carries text anyway, only the type's name changes.
         return replace(rule, type="text") if rule.type == "json" else text_rule(column.type_id, "", "")
-    offered = ", ".join(dict.fromkeys((rule.type, *rule.choices)))
+    return None
+
+
+def _refuse(table: Table, column: Column, asked: str, *offered: str) -> NoReturn:
     raise ConfigError(
         "RIVET_CONFIG_TYPE",
         f"Column {column.name} of {table.label} ({column.native_type}) cannot have the type {asked}.",
-        f"It may be one of: {offered}.",
+        f"It may be one of: {', '.join(dict.fromkeys(offered))}.",
         fatal=True,
     )
 
@@ -157,16 +160,10 @@ def _chosen(table: Table, column: Column, rule: TypeRule, asked: str) -> TypeRul
 def _list_reading(table: Table, column: Column, element: Column, choice: ColumnChoice) -> Reading:
     rule = _rule(element)
     if choice.type is not None:
+        offered = ("text", *(f"list({name})" for name in (rule.type, *rule.choices)))
         inner = element_name(choice.type)
-        if inner is None:
-            offered = ", ".join(f"list({name})" for name in dict.fromkeys((rule.type, *rule.choices)))
-            raise ConfigError(
-                "RIVET_CONFIG_TYPE",
-                f"Column {column.name} of {table.label} ({column.native_type}) cannot have the type {choice.type}.",
-                f"It may be one of: text, {offered}.",
-                fatal=True,
-            )
-        rule = _chosen(table, replace(element, name=column.name), rule, inner)
+        chosen = None if inner is None else _chosen(element, rule, inner)
+        rule = chosen or _refuse(table, column, choice.type, *offered)
     select, wire_type, element_type = PLAIN, column.type_id, element.declared_id
     if rule.select != PLAIN:
         select, wire_type, element_type = rule.select_array, _ARRAY_OIDS[rule.wire_oid], rule.wire_oid
