@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 
+from rivet_dagster._memory import import_arrow
 from rivet_dagster.errors import PlanError, StoreError
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.documents import ExportManifest, WorkMarker
@@ -43,6 +44,7 @@ class TableExport:
     """
 
     def __init__(self, config: ExportConfig, source: str, destination: str, spool_dir: str | None = None) -> None:
+        import_arrow()
         self.config = config
         limits = config.limits
         self.source: Source = open_source(

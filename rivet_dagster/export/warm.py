@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from functools import cache
 
 from rivet_dagster.sources import Source, warm_engines
@@ -30,6 +31,12 @@ def warm_hashing() -> None:
 
     from rivet_dagster.export.rowhash import RowHasher  # noqa: PLC0415
 
-    columns = [pa.array(["a", None]), pa.array([[1], None], pa.list_(pa.int64()))]
+    # From buffers: a list of Python values would make pyarrow import pandas.
+    valid, offsets = pa.py_buffer(b"\x01"), pa.py_buffer(struct.pack("=3i", 0, 1, 1))
+    number = pa.Array.from_buffers(pa.int64(), 1, [None, pa.py_buffer(bytes(8))])
+    columns = [
+        pa.Array.from_buffers(pa.string(), 2, [valid, offsets, pa.py_buffer(b"a")]),
+        pa.Array.from_buffers(pa.list_(pa.int64()), 2, [valid, offsets], children=[number]),
+    ]
     sample = pa.RecordBatch.from_arrays(columns, ["text", "list"])
     RowHasher(sample.schema).update(sample)

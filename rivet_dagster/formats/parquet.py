@@ -56,8 +56,6 @@ class ParquetPartWriter:
         # The row group's size is given: pyarrow would cut at its own default otherwise.
         self._writer.write_batch(batch, row_group_size=max(batch.num_rows, 1))
         self.rows += batch.num_rows
-        # The encoders' memory: Arrow's default pool would keep every worker's largest row group for the next one.
-        pa.default_memory_pool().release_unused()
 
     def close(self) -> None:
         """Write the footer and close the file.

@@ -6,7 +6,6 @@ more. The arrays that `take` gives are views of them, good until the next batch 
 
 from __future__ import annotations
 
-import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rivet_dagster._memory import mapped
 from rivet_dagster.wire import _pgcopy_kernels as kernels
 from rivet_dagster.wire._pgcopy_forms import (
     DAY_MICROSECONDS,
@@ -52,7 +52,7 @@ class ColumnBuffers(ABC):
         self._null_count = 0
         self._replaced = replaced
         # One byte a value, 1 for NULL. Zeros cost nothing until touched, and most columns have no NULL.
-        self._nulls = _mapped(_FIRST_ROWS if column.field.nullable else 0, np.uint8)
+        self._nulls = mapped(_FIRST_ROWS if column.field.nullable else 0, np.uint8)
 
     def append(self, page: _Bytes, pos: _Positions, at: int) -> None:
         """Decode the fields at `pos` to the values from number `at` on, and move `pos` behind them."""
@@ -110,7 +110,7 @@ class _FixedBuffers(ColumnBuffers):
     def __init__(self, column: WireColumn, replaced: _Positions, layout: _Layout) -> None:
         super().__init__(column, replaced)
         self._layout = layout
-        self._values = _mapped(_FIRST_ROWS * layout.items, layout.item)
+        self._values = mapped(_FIRST_ROWS * layout.items, layout.item)
 
     def _decode(self, page: _Bytes, pos: _Positions, at: int) -> int:
         layout = self._layout
@@ -134,8 +134,8 @@ class _BytesBuffers(ColumnBuffers):
         super().__init__(column, replaced)
         self._is_text = pa.types.is_string(storage_type(column.field.type))
         self._prefix = 1 if column.form is Form.JSONB else 0
-        self._offsets = _mapped(_FIRST_ROWS + 1, np.int32)
-        self._data = _mapped(16 * _FIRST_ROWS, np.uint8)
+        self._offsets = mapped(_FIRST_ROWS + 1, np.int32)
+        self._data = mapped(16 * _FIRST_ROWS, np.uint8)
 
     def _decode(self, page: _Bytes, pos: _Positions, at: int) -> int:
         end = at + pos.size
@@ -165,7 +165,7 @@ class _IntervalBuffers(ColumnBuffers):
 
     def __init__(self, column: WireColumn, replaced: _Positions) -> None:
         super().__init__(column, replaced)
-        self._parts = [_mapped(_FIRST_ROWS, item) for item in (np.int32, np.int32, np.int64)]
+        self._parts = [mapped(_FIRST_ROWS, item) for item in (np.int32, np.int32, np.int64)]
 
     def _decode(self, page: _Bytes, pos: _Positions, at: int) -> int:
         end = at + pos.size
@@ -193,7 +193,7 @@ class _ListBuffers(ColumnBuffers):
         # Errors name the table's column, so its elements go by its name.
         field = pa.field(column.field.name, list_type.value_type, list_type.value_field.nullable)
         self._elements = column_buffers(WireColumn(field, column.elements.form, replace=column.replace), replaced)
-        self._offsets = _mapped(_FIRST_ROWS + 1, np.int32)
+        self._offsets = mapped(_FIRST_ROWS + 1, np.int32)
         self._starts = np.empty(0, np.int64)
 
     def _decode(self, page: _Bytes, pos: _Positions, at: int) -> int:
@@ -278,17 +278,10 @@ def replacement_counters(column: WireColumn) -> _Positions:
     return np.zeros(len(REASONS) if column.replace else 0, np.int64)
 
 
-def _mapped(size: int, item: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Zeros that are memory only once they are touched, and given back at once: malloc would keep what is outgrown."""
-    if size == 0:
-        return np.empty(0, item)
-    return np.frombuffer(mmap.mmap(-1, size * np.dtype(item).itemsize), item)
-
-
 def _grown(buffer: npt.NDArray[Any], used: int, needed: int) -> npt.NDArray[Any]:
     """`buffer`, or where it is shorter than `needed` a copy of its first `used` items in one that is not."""
     if needed <= buffer.size:
         return buffer
-    larger = _mapped(max(needed, 2 * buffer.size), buffer.dtype)
+    larger = mapped(max(needed, 2 * buffer.size), buffer.dtype)
     larger[:used] = buffer[:used]
     return larger

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import mmap
 import selectors
-import sys
 import time
-from contextlib import suppress
 
 import numpy as np
-import numpy.typing as npt
 import psycopg
 from psycopg import pq
 
+from rivet_dagster._memory import mapped
 from rivet_dagster.errors import SourceError
 from rivet_dagster.sources.postgres._libpq import PAUSE_SECONDS, RowReader, find_libpq
 
-_FIRST_BYTES = 1 << 20
+# Room for a few usual pages. Only what a page fills is memory.
+_FIRST_BYTES = 64 << 20
 _LOOK_SECONDS = 1.0
 
 
@@ -31,7 +29,7 @@ class CopyStream:
         self._pgconn = pgconn
         functions = find_libpq(pgconn)
         self._reader = None if functions is None else RowReader(functions, pgconn)
-        self.buffer = _mapped(_FIRST_BYTES)
+        self.buffer = mapped(_FIRST_BYTES, np.uint8)
 
     def drain(self, statement: bytes) -> tuple[int, int]:
         """Run a COPY statement; its bytes are then at the front of `buffer`.
@@ -86,7 +84,7 @@ class CopyStream:
                 used = end
 
     def _grow(self, used: int, needed: int) -> None:
-        larger = _mapped(max(needed, len(self.buffer) * 2))
+        larger = mapped(max(needed, len(self.buffer) * 2), np.uint8)
         larger[:used] = self.buffer[:used]
         self.buffer = larger
 
@@ -118,14 +116,3 @@ def _look(pgconn: pq.abc.PGconn, selector: selectors.BaseSelector) -> psycopg.Er
     except psycopg.Error as exc:
         return exc
     return None
-
-
-def _mapped(size: int) -> npt.NDArray[np.uint8]:
-    """Memory that is taken as it is touched and given back at once: malloc would keep what a buffer outgrew."""
-    if sys.platform != "linux":
-        return np.frombuffer(mmap.mmap(-1, size), np.uint8)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # Touching new memory in steps of 4 KiB costs as much as reading into it.
-    with suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)

@@ -9,6 +9,9 @@ from tests.benchmarks.contender import Contender, Facts, Task, Work
 
 _BLOCK_BYTES = 1 << 20
 
+# Heap blocks a page: somewhat less than the 16 MiB on the wire that an export's pages aim at.
+_PAGE_BLOCKS = 1536
+
 # CopyDone, CommandComplete and ReadyForQuery, which end the answer to one COPY statement.
 _END = re.compile(rb"c\0\0\0\x04C.{4}COPY (\d+)\0Z\0\0\0\x05[IT]\Z", re.DOTALL)
 _END_BYTES = 64
@@ -62,7 +65,33 @@ def _load_pg8000(task: Task) -> Work:
     return work
 
 
+def _load_stream(task: Task) -> Work:
+    import psycopg
+
+    from rivet_dagster.sources.postgres._libpq import warm
+    from rivet_dagster.sources.postgres.stream import CopyStream
+
+    warm()
+
+    def work() -> Facts:
+        with psycopg.connect(task.dsn) as connection:
+            size = connection.execute("SELECT pg_relation_size(%s::regclass)", [task.relation]).fetchone()
+            assert size is not None
+            # Page by page, as an export reads: the buffer need not hold the whole table.
+            stream, taken, rows = CopyStream(connection.pgconn), 0, 0
+            for block in range(0, size[0] // 8192 + 1, _PAGE_BLOCKS):
+                within = f"ctid >= '({block},0)' AND ctid < '({block + _PAGE_BLOCKS},0)'"
+                query = f"COPY (SELECT * FROM {task.relation} WHERE {within}) TO STDOUT (FORMAT binary)"
+                page_bytes, page_rows = stream.drain(query.encode())
+                taken += page_bytes
+                rows += page_rows
+            return {"rows": rows, "wire_bytes": taken}
+
+    return work
+
+
 CONTENDERS = (
+    Contender("drain-libpq", "only reading, libpq from a kernel", ("psycopg", "numba"), _load_stream, writes=False),
     Contender("drain-psycopg", "only reading, psycopg", ("psycopg",), _load_psycopg, writes=False),
     Contender("drain-pg8000", "only reading, pg8000's socket", ("pg8000",), _load_pg8000, writes=False),
 )

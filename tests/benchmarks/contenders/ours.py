@@ -8,12 +8,14 @@ from tests.benchmarks.contender import Contender, Facts, Task, Work
 
 
 def _load(workers: int, task: Task) -> Work:
+    import pyarrow.parquet  # noqa: F401 (belongs to what is loaded before the work)
+
     from rivet_dagster.export.warm import warm_kernels
     from tests.support.exports import export_all, prepared
 
-    warm_kernels()
     windows = {} if task.window_rows is None else {"rows": task.window_rows}
     export = prepared(task.dsn, task.folder, task.relation, **windows)
+    warm_kernels(export.source)
 
     def work() -> Facts:
         manifests = [outcome.manifest for outcome in export_all(export, workers=workers)]
