@@ -49,7 +49,7 @@ format: $(STAMP) ## rewrite the sources in the house style
 		duckdb==1.5.5 duckdb-extension-postgres-scanner==1.5.5
 	@touch $@
 
-bench: .bench/.installed ## compare with rivals, and hold memory and statements to their limits (minutes)
+bench: .bench/.installed ## compare with rivals and with limits (a quarter of an hour; BENCH_ARGS=--help lists sections)
 	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
 
 screenshots: $(STAMP) ## take the pictures of the docs from the demo (needs Chromium)

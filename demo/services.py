@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
+from dagster import DagsterInstance
 
 from demo import DemoError
 from demo.graphql import Backfill, DagsterClient, DefinitionsError, GraphQLError, Run
@@ -87,6 +88,7 @@ class DagsterServices:
         """
         self.logs.mkdir(parents=True, exist_ok=True)
         started = time.time()
+        _create_storage(self.environment["DAGSTER_HOME"])
         try:
             self._launch("dagster-webserver", "--host", HOST, "--port", str(self.port))
             self._launch("dagster-daemon", "run")
@@ -190,6 +192,14 @@ class DagsterServices:
             return str(error)
         silent = [name for name, last in beats.items() if last < started]
         return f"no sign of life from {', '.join(silent)}." if silent else ""
+
+
+def _create_storage(home: str) -> None:
+    """Create the instance's tables: two services that begin with this at the same time stand in each other's way."""
+    with DagsterInstance.from_config(home) as instance:
+        instance.get_runs_count()
+        instance.get_asset_keys()
+        instance.all_instigator_state()
 
 
 def _family(pid: int) -> list[psutil.Process]:

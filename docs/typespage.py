@@ -54,7 +54,7 @@ A type that the column cannot have stops the plan with `RIVET_CONFIG_TYPE`, whic
 ```python
 import os
 
-from rivet_dagster.export.config import ColumnOptions, ExportConfig
+from rivet_dagster import ColumnOptions, ExportConfig
 from rivet_dagster.export.operations import TableExport
 
 config = ExportConfig(

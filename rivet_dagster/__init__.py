@@ -1,4 +1,4 @@
-"""Exports of production database tables to Parquet as Dagster assets.
+"""Exports of production database tables to Parquet or CSV as Dagster assets.
 
 Names are imported when they are first used: the command line does not pay for Dagster, and a code location does
 not pay for drivers and kernels.
@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rivet_dagster.assets import build_rivet_assets
     from rivet_dagster.errors import RivetError
-    from rivet_dagster.export.config import ExportConfig, KeysetWindows, ParquetFormat, ReadLimits
+    from rivet_dagster.export.config import (
+        ColumnOptions,
+        CsvFormat,
+        ExportConfig,
+        KeysetWindows,
+        ParquetFormat,
+        ReadLimits,
+    )
     from rivet_dagster.resources import RivetResource
     from rivet_dagster.translator import DagsterRivetTranslator
 
@@ -24,7 +31,9 @@ _HOMES = {
     "DagsterRivetTranslator": "rivet_dagster.translator",
     "ExportConfig": "rivet_dagster.export.config",
     "KeysetWindows": "rivet_dagster.export.config",
+    "ColumnOptions": "rivet_dagster.export.config",
     "ParquetFormat": "rivet_dagster.export.config",
+    "CsvFormat": "rivet_dagster.export.config",
     "ReadLimits": "rivet_dagster.export.config",
     "RivetError": "rivet_dagster.errors",
 }
@@ -35,7 +44,9 @@ __all__ = [
     "DagsterRivetTranslator",
     "ExportConfig",
     "KeysetWindows",
+    "ColumnOptions",
     "ParquetFormat",
+    "CsvFormat",
     "ReadLimits",
     "RivetError",
     "__version__",

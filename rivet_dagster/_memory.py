@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +29,26 @@ def import_arrow() -> None:
         import pyarrow  # noqa: F401, PLC0415
     finally:
         del os.environ[_ARROW_POOL]
+
+
+@contextmanager
+def loading_for_good() -> Iterator[None]:
+    """Load what stays as long as the process, here and once, out of the garbage collector's way.
+
+    Numba is a hundred thousand objects: looking through them again and again while they load, and once more when the
+    interpreter ends, takes a third of a second.
+    """
+    if "numba" in sys.modules:
+        yield
+        return
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 def mapped(items: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="rivet-dagster",
-    help="Export tables of production databases to Parquet, window by window.",
+    help="Export tables of production databases to Parquet or CSV, window by window.",
     no_args_is_help=True,
     add_completion=False,
     # A traceback with local variables would show the source's password.

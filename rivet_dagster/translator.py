@@ -47,8 +47,8 @@ class DagsterRivetTranslator:
         return dg.AssetSpec(
             key=self.get_asset_key(data),
             description=_WORDS[data.role].format(table=data.config.table),
-            kinds={"parquet"} if data.role == "table" else None,
-            metadata={"dagster/table_name": data.config.table, "dagster/storage_kind": "parquet"}
+            kinds={data.config.format.type} if data.role == "table" else None,
+            metadata={"dagster/table_name": data.config.table, "dagster/storage_kind": data.config.format.type}
             if data.role == "table"
             else None,
         )

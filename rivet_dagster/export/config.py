@@ -52,7 +52,7 @@ class ReadLimits(_Model):
         retry_seconds: first pause between tries; doubles from try to try.
     """
 
-    page_bytes: Annotated[int, Field(ge=64 << 10, le=256 * MiB)] = 16 * MiB
+    page_bytes: Annotated[int, Field(ge=64 << 10, le=256 * MiB)] = 8 * MiB
     page_seconds: Annotated[float, Field(gt=0)] = 1.0
     statement_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     lock_timeout_s: Annotated[float, Field(gt=0)] = 10.0

@@ -151,6 +151,7 @@ class ReadStatistics(_Model):
         pages: statements that returned rows.
         wire_bytes: bytes of the rows on the wire.
         duration_s: from the window's start to its commit.
+        largest_page_bytes: the most that one statement returned; 0 where it was not noted.
         longest_statement_s: the longest time that one statement ran.
         transaction_s: how long the snapshot was held.
         attempts: tries it took.
@@ -159,6 +160,7 @@ class ReadStatistics(_Model):
     pages: int
     wire_bytes: int
     duration_s: float
+    largest_page_bytes: int = 0
     longest_statement_s: float
     transaction_s: float
     attempts: int

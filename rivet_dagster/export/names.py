@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from rivet_dagster.errors import ConfigError
@@ -9,6 +10,10 @@ from rivet_dagster.errors import ConfigError
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^".\s]+))\s*')
 _WINDOW_KEY = re.compile(r"g([1-9][0-9]*)-w([0-9]{6,})")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
+# File systems take names of 255 bytes. Of a longer one, so many characters stay for people to read.
+_LONGEST_FOLDER = 255
+_READABLE = 100
+_HASH_DIGITS = 32
 
 MANIFEST = "manifest.json"
 SUCCESS = "_SUCCESS"
@@ -40,8 +45,16 @@ def _unquoted(match: re.Match[str]) -> str:
 
 
 def table_folder(schema: str, name: str) -> str:
-    """Name of an export's folder: `schema.table`, with plain names."""
-    return f"{plain_name(schema)}.{plain_name(name)}"
+    """Name of an export's folder: `schema.table`, with plain names; a name over 255 bytes ends in its hash instead.
+
+    Distinct tables have distinct folders.
+    """
+    folder = f"{plain_name(schema)}.{plain_name(name)}"
+    if len(folder) <= _LONGEST_FOLDER:
+        return folder
+    # Whole names have one point and shortened ones none, so neither can be taken for the other.
+    readable = folder[:_READABLE].replace(".", "-")
+    return f"{readable}-{hashlib.sha256(folder.encode()).hexdigest()[:_HASH_DIGITS]}"
 
 
 def plain_name(text: str) -> str:

@@ -97,7 +97,7 @@ class TableExport:
         check_drift(plan, planned_columns(table, self.source.schema_of(table)))
         key = choose_key(table, plan.head.key)
         # Before the first snapshot opens: compiling takes seconds that the source should not wait for.
-        warm_kernels(self.source)
+        warm_kernels(self.source, self.config.format.type)
         with spool_folder(self._spool_dir) as spool:
             job = ExportJob(self.config, table, key, self.store, spool, work_id)
             with WindowRun(self.source, job, windows, workers) as run:

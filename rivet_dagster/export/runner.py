@@ -15,6 +15,7 @@ from rivet_dagster.export.plan import Window
 from rivet_dagster.export.retry import pause_seconds
 from rivet_dagster.export.servo import PageServo
 from rivet_dagster.export.window import ExportJob, dropped, export_window
+from rivet_dagster.formats import FORMATS, format_of
 from rivet_dagster.sources.base import Session, Source
 
 _JOIN_SECONDS = 20.0
@@ -166,7 +167,12 @@ class _Worker:
         self._run = run
         self._session: Session | None = None
         limits = job.config.limits
-        self._servo = PageServo(limits.page_bytes, limits.page_seconds, job.table.average_row_bytes)
+        self._servo = PageServo(
+            limits.page_bytes,
+            limits.page_seconds,
+            job.table.average_row_bytes,
+            unbounded=any(column.unbounded for column in job.table.columns),
+        )
 
     def export(self, window: Window) -> WindowOutcome:
         """Export one window, trying again after failures that may pass."""
@@ -220,4 +226,5 @@ def is_same_work(manifest: WindowManifest, job: ExportJob, window: Window) -> bo
         and manifest.lo == window.span.lo
         and manifest.hi == window.span.hi
         and manifest.table == job.table.label
+        and all(format_of(part.path) is FORMATS[job.config.format.type] for part in manifest.parts)
     )

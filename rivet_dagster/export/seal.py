@@ -19,6 +19,7 @@ from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.fingerprint import Fingerprint
 from rivet_dagster.export.names import MANIFEST, SUCCESS, data_folder, seal_path
 from rivet_dagster.export.plan import Plan
+from rivet_dagster.formats import format_of
 from rivet_dagster.stores.base import Store
 
 _NAMED = 10
@@ -32,10 +33,11 @@ def seal_export(store: Store, plan: Plan) -> ExportManifest:
 
     Raises:
         PlanError: RIVET_EXPORT_INCOMPLETE that names windows without a commit.
-        IntegrityError: RIVET_WINDOW_MISMATCH, RIVET_PART_MISSING.
+        IntegrityError: RIVET_WINDOW_MISMATCH, RIVET_SEAL_FORMATS, RIVET_PART_MISSING.
     """
     manifests = _committed(store, plan)
     _check_windows(plan, manifests)
+    _check_formats(plan, manifests)
     _check_parts(store, plan, manifests)
     manifest = _manifest(plan, manifests).identified()
     data = manifest.to_bytes()
@@ -98,6 +100,21 @@ def _check_windows(plan: Plan, manifests: Sequence[WindowManifest]) -> None:
             "RIVET_WINDOW_MISMATCH",
             f"Windows of {plan.head.table} do not fit the plan, their parts or their columns: {named(strange)}.",
             "Export these windows again, then seal again.",
+        )
+
+
+def _check_formats(plan: Plan, manifests: Sequence[WindowManifest]) -> None:
+    """A plan does not freeze the format of parts, but readers of a seal read all of them in one way."""
+    windows: dict[str, list[str]] = {}
+    for manifest in manifests:
+        for suffix in sorted({format_of(part.path).suffix for part in manifest.parts}):
+            windows.setdefault(suffix, []).append(manifest.key)
+    if len(windows) > 1:
+        listed = "; ".join(f"{suffix} in {len(keys)} ({named(keys)})" for suffix, keys in windows.items())
+        raise IntegrityError(
+            "RIVET_SEAL_FORMATS",
+            f"Windows of {plan.head.table} have parts of different formats: {listed}.",
+            "Export these windows again in one format (on the command line with --fresh), then seal again.",
         )
 
 

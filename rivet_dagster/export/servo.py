@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 _GROWTH = 1.5
+_PROBE_ROWS = 200
+_PROBE_GROWTH = 16
 _PANIC = 5.0
 _PANIC_CUT = 10
 _REMEMBERED = 10
@@ -18,19 +20,28 @@ class PageServo:
     than `target_seconds` shrinks the next one in proportion, and one beyond five times either target cuts it to a
     tenth. Growth is at most half as much again a page.
 
+    Of a table whose rows may be much wider than the catalog says, the first page is a few rows, and growth is faster
+    until it comes to what the rows' measured width allows.
+
     Args:
         target_bytes: bytes that a page aims to bring.
         target_seconds: seconds that a statement may take.
         row_bytes: width of a row by the catalog; 0 where unknown.
+        unbounded: rows may be much wider than that.
     """
 
-    def __init__(self, target_bytes: int, target_seconds: float, row_bytes: int = 0) -> None:
+    def __init__(
+        self, target_bytes: int, target_seconds: float, row_bytes: int = 0, *, unbounded: bool = False
+    ) -> None:
         self._target_bytes = target_bytes
         self._target_seconds = target_seconds
         self._widths: deque[float] = deque(maxlen=_REMEMBERED)
         self._ceiling: int | None = None
         # The first page is a probe: an eighth of the target, because the catalog's width may be far off.
         self.rows = max(1, target_bytes // 8 // (row_bytes or _ASSUMED_ROW_BYTES))
+        self._probing = unbounded and self.rows > _PROBE_ROWS
+        if self._probing:
+            self.rows = _PROBE_ROWS
 
     def observe(self, asked: int, rows: int, wire_bytes: int, seconds: float) -> None:
         """Learn from a page of `rows` rows for which `asked` were asked."""
@@ -44,8 +55,9 @@ class PageServo:
         wanted = self._target_bytes / max(width, 1.0)
         if seconds > self._target_seconds:
             wanted = min(wanted, rows * self._target_seconds / seconds)
-        wanted = min(wanted, self.rows * _GROWTH, self._ceiling or wanted)
-        self.rows = max(1, int(wanted))
+        allowed = self.rows * (_PROBE_GROWTH if self._probing else _GROWTH)
+        self._probing = self._probing and wanted > allowed
+        self.rows = max(1, int(min(wanted, allowed, self._ceiling or wanted)))
 
     def shrink(self) -> None:
         """Ask for half as much after the server ended a statement, and for no more until `relax`."""

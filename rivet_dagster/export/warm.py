@@ -5,23 +5,30 @@ from __future__ import annotations
 import struct
 from functools import cache
 
+from rivet_dagster._memory import loading_for_good
+from rivet_dagster.formats import FORMATS
 from rivet_dagster.sources import Source, warm_engines
 
 
 def warm_everything() -> None:
-    """Load the kernels of every engine whose driver is installed, and those of the row fingerprint.
+    """Load the kernels of every engine whose driver is installed, of every format, and of the row fingerprint.
 
     What is not in numba's cache is compiled into it: beside the modules or, where they cannot be written, in the
     user's cache folder, in NUMBA_CACHE_DIR, or below the temporary folder.
     """
-    warm_engines()
-    warm_hashing()
+    with loading_for_good():
+        warm_engines()
+        for parts_format in FORMATS.values():
+            parts_format.warm()
+        warm_hashing()
 
 
-def warm_kernels(source: Source) -> None:
-    """Load the kernels that exporting from `source` needs."""
-    source.warm()
-    warm_hashing()
+def warm_kernels(source: Source, parts_format: str = "parquet") -> None:
+    """Load the kernels that exporting from `source` to parts of this format needs."""
+    with loading_for_good():
+        source.warm()
+        FORMATS[parts_format].warm()
+        warm_hashing()
 
 
 @cache

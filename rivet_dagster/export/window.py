@@ -55,11 +55,13 @@ class _Tally:
 
     pages: int = 0
     wire_bytes: int = 0
+    largest: int = 0
     longest: float = 0.0
 
     def add(self, page: Page) -> None:
         self.pages += page.rows > 0
         self.wire_bytes += page.wire_bytes
+        self.largest = max(self.largest, page.wire_bytes)
         self.longest = max(self.longest, page.seconds)
 
 
@@ -186,6 +188,7 @@ def export_window(
                 pages=tally.pages,
                 wire_bytes=tally.wire_bytes,
                 duration_s=round(time.monotonic() - began, 3),
+                largest_page_bytes=tally.largest,
                 longest_statement_s=round(tally.longest, 3),
                 transaction_s=round(held, 3),
                 attempts=attempt,

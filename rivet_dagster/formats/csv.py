@@ -6,6 +6,7 @@ commas, and a text without characters is `""`. How each type looks is in docs/re
 
 from __future__ import annotations
 
+import struct
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -157,11 +158,10 @@ def count_rows(path: Path) -> int:
 
 def warm() -> None:
     """Load every compiled loop, compiling it into numba's cache if it is not there."""
-    samples: dict[str, tuple[pa.DataType, Any]] = {
-        "decimal": (pa.decimal128(9, 2), 1),
-        "date": (pa.date32(), 0),
-        "time": (pa.time64("us"), 0),
-        "timestamp": (pa.timestamp("us"), 0),
-        "texts": (pa.list_(pa.string()), ["text"]),
-    }
-    csv_rows(pa.record_batch({name: pa.array([value], kind) for name, (kind, value) in samples.items()}))
+    # From buffers: Python values would make pyarrow import pandas.
+    zeros, offsets = pa.py_buffer(bytes(16)), pa.py_buffer(struct.pack("=2i", 0, 1))
+    kinds = (pa.decimal128(9, 2), pa.date32(), pa.time64("us"), pa.timestamp("us"))
+    columns: list[pa.Array[Any]] = [pa.Array.from_buffers(kind, 1, [None, zeros]) for kind in kinds]
+    text = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"a")])
+    columns.append(pa.Array.from_buffers(pa.list_(pa.string()), 1, [None, offsets], children=[text]))
+    csv_rows(pa.RecordBatch.from_arrays(columns, [str(number) for number in range(len(columns))]))

@@ -32,6 +32,7 @@ class Column:
         type_id: the engine's own number or name of the type; that of the base type, where it is derived from one.
         type_modifier: the engine's own encoding of length, precision and scale; -1 for none.
         average_bytes: mean width of a value by the server's statistics; 0 where unknown.
+        unbounded: values may be much wider than statistics say, which count what is stored elsewhere as a pointer.
         kind: `base`, or what else the engine calls the type: `enum`, `composite`, `range` …
         declared_id: number or name of the type before it was resolved to its base type.
         element: what an array holds; None for what is no array.
@@ -43,6 +44,7 @@ class Column:
     type_id: int = 0
     type_modifier: int = -1
     average_bytes: int = 0
+    unbounded: bool = False
     kind: str = "base"
     declared_id: int = 0
     element: Column | None = None

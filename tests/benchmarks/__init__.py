@@ -2,12 +2,16 @@
 
     __main__.py     the command line
     suite.py        which contender runs on which table, and how often
+    insight.py      what the default contender's time goes to: first use, start-up, row fingerprint
     stage.py        a private server with the tables
+    wide.py         the tables of long rows
     contender.py    what a contender is; contenders/ has them all
     child.py        runs one contender in a process of its own
     measure.py      starts that process and measures it
-    limits.py       what must hold
-    report.py       the tables, for the terminal and for Markdown
+    steps.py        runs the default contender step by step, in a process of its own
+    limits.py       what should hold
+    sections.py     the tables of the report
+    report.py       the report, for the terminal, as Markdown and as JSON
 
 A megabyte (MB) is 1,000,000 bytes everywhere.
 """

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
+from rivet_dagster.export.config import ReadLimits
+from tests.benchmarks.contenders.ours import DEFAULT
 from tests.benchmarks.stage import Stage
-from tests.benchmarks.suite import TableResults
+from tests.benchmarks.suite import Result
 
 
 class Start:
@@ -19,11 +21,10 @@ class Start:
         self._began = datetime.now(timezone.utc)
         self._load = os.getloadavg()[0]
 
-    def conditions(self, stage: Stage, runs: int, tables: Iterable[TableResults]) -> dict[str, str]:
+    def conditions(self, stage: Stage, runs: int, results: Iterable[Result]) -> dict[str, str]:
         """What figures depend on, as texts by name."""
-        packages = {
-            name: version for table in tables for result in table.results for name, version in result.versions.items()
-        }
+        packages = {name: version for result in results for name, version in result.versions.items()}
+        pages = ReadLimits().page_bytes / 2**20
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return {
             "date": self._began.date().isoformat(),
@@ -32,7 +33,8 @@ class Start:
             "PostgreSQL": stage.server_version(),
             "Python": platform.python_version(),
             "packages": ", ".join(f"{name} {version}" for name, version in sorted(packages.items())),
-            "runs": str(runs),
+            "rivet-dagster": f"pages of {pages:.0f} MiB, {DEFAULT.workers} workers by default",
+            "runs": f"{runs} of each",
         }
 
 

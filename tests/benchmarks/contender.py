@@ -27,7 +27,6 @@ class Task:
         schema, table: the table, without quotes.
         key: its key, a single column.
         folder: empty folder for the files.
-        window_rows: rows a window, for contenders that have windows; None for their default.
     """
 
     dsn: str
@@ -35,7 +34,6 @@ class Task:
     table: str
     key: str
     folder: Path
-    window_rows: int | None = None
 
     @property
     def relation(self) -> str:
@@ -60,6 +58,7 @@ class Contender:
         load: imports and prepares everything, and gives the work. What follows is measured against this moment.
         writes: whether it leaves Parquet files in the task's folder.
         program: another program does the work, which this process starts and waits for.
+        workers: connections that it reads with at the same time, where it has a say in that.
         overlay: its packages cannot be installed beside the project's own: they are looked for in a folder of this
             name below the one for overlays as well.
     """
@@ -70,6 +69,7 @@ class Contender:
     load: Callable[[Task], Work] = field(repr=False)
     writes: bool = True
     program: bool = False
+    workers: int = 1
     overlay: str | None = None
 
     def versions(self) -> dict[str, str]:

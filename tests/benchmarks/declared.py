@@ -45,13 +45,16 @@ def _arrow_type(column: psycopg.Column) -> pa.DataType:
     return _TYPES[info.name]
 
 
-def types_kept(declared: pa.Schema, file: Path) -> int:
-    """How many columns of a Parquet file have the type that the table declares."""
+def types_lost(declared: pa.Schema, file: Path) -> dict[str, str]:
+    """What a Parquet file has instead of the types that the table declares, as `declared as found`, by column."""
     found = pq.read_schema(file)
-    return sum(
-        found.get_field_index(field.name) >= 0 and _storage(found.field(field.name).type) == field.type
-        for field in declared
-    )
+    lost = {}
+    for field in declared:
+        known = found.get_field_index(field.name) >= 0
+        arrow_type = _storage(found.field(field.name).type) if known else "nothing"
+        if arrow_type != field.type:
+            lost[field.name] = f"{field.type} as {arrow_type}"
+    return lost
 
 
 def _storage(arrow_type: pa.DataType) -> pa.DataType:

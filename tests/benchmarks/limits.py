@@ -1,74 +1,154 @@
-"""What must hold, on every table, in the worst of the runs."""
+"""What should hold. Nothing here fails a run: a verdict is printed as `pass` or `MISS`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tests.benchmarks.contender import Contender
+from tests.benchmarks.contenders import libraries, rivet_cli
+from tests.benchmarks.contenders.ours import CONTENDERS as OURS
 from tests.benchmarks.contenders.ours import DEFAULT
+from tests.benchmarks.insight import FirstUse, Hashing
 from tests.benchmarks.measure import Measurement
-from tests.benchmarks.suite import TableResults
+from tests.benchmarks.suite import Flatness, Result, TableResults
 
-
-def _above_idle(run: Measurement) -> float | None:
-    return run.above_idle_mb
-
-
-def _longest_statement(run: Measurement) -> float:
-    """By the server's log and by the window manifests, whichever is longer."""
-    return max(run.statement_s, float(run.facts["longest_statement_s"]))
-
-
-@dataclass(frozen=True)
-class Limit:
-    """An upper bound.
-
-    Attributes:
-        what: is bounded.
-        contender: whose.
-        value: the measured value.
-        below: the bound; the value must be less.
-        unit: of both.
-    """
-
-    what: str
-    contender: Contender
-    value: Callable[[Measurement], float | None]
-    below: float
-    unit: str
-
-
-LIMITS = (
-    Limit("peak memory above idle", DEFAULT, _above_idle, 160, "MB"),
-    Limit("longest statement", DEFAULT, _longest_statement, 2, "s"),
-)
+_CPU_OF_RIVALS = 0.75
+_RIVALS = tuple(each for each in libraries.CONTENDERS if each.name in {"connectorx", "adbc"})
+_MB_A_WORKER = 64.0
+_STATEMENT_S = 2.0
+_GROWTH = 1.10
+_PAGES = 2.0
+_COMPILING_S = 6.0
+_HASHING_SHARE = 0.10
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a limit fared on one table; without a value, the contender failed."""
+    """How a limit fared.
 
-    limit: Limit
-    table: str
+    Attributes:
+        what: is limited, and on which table.
+        value: the measured value; None where there is none, because something failed or is not installed.
+        limit: the upper bound.
+        unit: of both.
+        strict: whether the value must be less than the bound.
+    """
+
+    what: str
     value: float | None
+    limit: float
+    unit: str = ""
+    strict: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether the limit holds."""
-        return self.value is not None and self.value < self.limit.below
+        if self.value is None:
+            return False
+        return self.value < self.limit if self.strict else self.value <= self.limit
 
     def __str__(self) -> str:
-        limit = self.limit
-        value = "not measured" if self.value is None else f"{self.value:,.2f} {limit.unit}"
-        return f"{self.table}: {limit.what} of {limit.contender.title}: {value} (limit {limit.below:g} {limit.unit})"
+        unit = f" {self.unit}" if self.unit else ""
+        value = "not measured" if self.value is None else f"{self.value:,.2f}{unit}"
+        return f"{self.what}: {value} ({'below' if self.strict else 'at most'} {self.limit:g}{unit})"
 
 
-def check(tables: Iterable[TableResults]) -> Iterator[Verdict]:
-    """Hold the limits against the contenders that were asked for."""
-    for table in tables:
-        for limit in LIMITS:
-            result = table.of(limit.contender)
-            if result is not None:
-                value = None if result.problem else result.worst(limit.value)
-                yield Verdict(limit, table.table.name, value)
+def above_idle(run: Measurement) -> float | None:
+    """Peak memory above idle, in MB."""
+    return run.above_idle_mb
+
+
+def longest_statement(run: Measurement) -> float:
+    """Seconds by the server's log and by the window manifests, whichever is longer."""
+    return max(run.statement_s, float(run.facts["longest_statement_s"]))
+
+
+def _cpu(run: Measurement) -> float:
+    return run.cpu_s
+
+
+def _wall(run: Measurement) -> float:
+    return run.wall_s
+
+
+def _pages(run: Measurement) -> float:
+    """The largest page, in pages as they should be."""
+    return float(run.facts["largest_page_bytes"] / run.facts["page_bytes"])
+
+
+def of_table(table: TableResults) -> Iterator[Verdict]:
+    """Limits beside rivals, and of every own contender's memory and statements."""
+    name, default = table.table.name, table.of(DEFAULT)
+    if default is not None:
+        for rival in _RIVALS:
+            theirs = table.of(rival)
+            if theirs is not None:
+                ratio = _ratio(_median(default, _cpu), _median(theirs, _cpu))
+                yield Verdict(f"{name}: CPU of {DEFAULT.title} / {rival.title}, medians", ratio, _CPU_OF_RIVALS)
+        rivals = [found for contender in rivet_cli.CONTENDERS if (found := table.of(contender)) is not None]
+        if rivals:
+            best = min((wall for each in rivals if (wall := _best(each, _wall)) is not None), default=None)
+            ratio = _ratio(_best(default, _wall), best)
+            what = f"{name}: wall of {DEFAULT.title} / fastest of rivet-cli, best runs"
+            yield Verdict(what, ratio, 1.0, strict=True)
+    for contender in OURS:
+        result = table.of(contender)
+        if result is not None:
+            yield from _of_result(f"{name}, {table.rows:,} rows, {contender.title}", result)
+
+
+def of_wide(table: TableResults) -> Iterator[Verdict]:
+    """Limits of a table of long rows."""
+    for result in table.results:
+        where = f"{table.table.name}, {table.rows:,} rows, {result.contender.title}"
+        yield from _of_result(where, result)
+        yield Verdict(f"{where}: largest page / page size", _worst(result, _pages), _PAGES)
+
+
+def of_flatness(flatness: Flatness) -> Iterator[Verdict]:
+    """Limits of memory against size."""
+    (few, _), (many, large) = flatness.sizes
+    where = f"{flatness.table.name}, {many:,} rows, {DEFAULT.title}"
+    yield from _of_result(where, large)
+    yield Verdict(f"{where}: peak memory above idle / that of {few:,} rows, medians", flatness.growth, _GROWTH)
+
+
+def of_first_use(first_use: FirstUse) -> Iterator[Verdict]:
+    """Limit of what compiling may take."""
+    yield Verdict("first use: first export minus second, wall, median", first_use.compiling_s, _COMPILING_S, "s")
+
+
+def of_hashing(each: Hashing) -> Iterator[Verdict]:
+    """Limit of the fingerprint's share."""
+    what = f"{each.table.name}: row fingerprint's share of CPU, median"
+    yield Verdict(what, each.share * 100, _HASHING_SHARE * 100, "%")
+
+
+def _of_result(where: str, result: Result) -> Iterator[Verdict]:
+    memory = _MB_A_WORKER * result.contender.workers
+    yield Verdict(f"{where}: peak memory above idle, worst", _worst(result, above_idle), memory, "MB")
+    yield Verdict(f"{where}: longest statement, worst", _worst(result, longest_statement), _STATEMENT_S, "s")
+
+
+_Value = Callable[[Measurement], float | None]
+
+
+def _median(result: Result, value: _Value) -> float | None:
+    return None if result.problem else result.median(value)
+
+
+def _best(result: Result, value: _Value) -> float | None:
+    return None if result.problem else result.best(value)
+
+
+def _worst(result: Result, value: _Value) -> float | None:
+    return None if result.problem else result.worst(value)
+
+
+def _ratio(ours: float | None, theirs: float | None) -> float | None:
+    return ours / theirs if ours is not None and theirs else None
+
+
+def unmeasured(verdicts: Iterable[Verdict]) -> bool:
+    """Whether something that has a limit could not be measured."""
+    return any(verdict.value is None for verdict in verdicts)

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.benchmarks.contender import Contender, Facts, Task, Unavailable
-from tests.benchmarks.declared import types_kept
+from tests.benchmarks.declared import types_lost
 
 MB = 1e6
 
-_LONGEST_SECONDS = 900.0
+_LONGEST_SECONDS = 1800.0
 _DURATION = re.compile(rb"LOG:  duration: ([\d.]+) ms")
 
 
@@ -44,7 +44,7 @@ class Measurement:
         above_idle_mb: how much that is above what it had resident before its work; None for another program.
         file_mb: size of its files; None if it writes none.
         statement_s: the longest that the server was busy with one statement, by the server's own log.
-        types_kept: how many columns have the declared type; None if it writes no files.
+        types_lost: columns without the declared type, with what became of it; None if it writes no files.
         facts: what the contender says itself.
     """
 
@@ -55,7 +55,7 @@ class Measurement:
     above_idle_mb: float | None
     file_mb: float | None
     statement_s: float
-    types_kept: int | None
+    types_lost: dict[str, str] | None
     facts: Facts
 
 
@@ -106,9 +106,9 @@ class Bench:
             ContenderError: it failed, or it did not export every row.
         """
         log = StatementLog(self.server_log)
-        before, began = _cpu_of_children(), time.monotonic()
+        clock = Clock()
         found = self._answer(contender, task)
-        wall, cpu = time.monotonic() - began, _cpu_of_children() - before
+        cpu, wall = clock.spent()
         if "unavailable" in found:
             raise Unavailable(found["unavailable"])
         files = sorted(task.folder.rglob("*.parquet")) if contender.writes else []
@@ -124,32 +124,52 @@ class Bench:
             above_idle_mb=None if idle is None else (found["peak_bytes"] - idle) / MB,
             file_mb=sum(file.stat().st_size for file in files) / MB if files else None,
             statement_s=log.longest(),
-            types_kept=types_kept(declared, files[0]) if files else None,
+            types_lost=types_lost(declared, files[0]) if files else None,
             facts=found["facts"],
         ), found["versions"]
 
     def _answer(self, contender: Contender, task: Task) -> dict[str, Any]:
+        request = {"contender": contender.name, "task": plain_task(task)}
+        return self.ask("tests.benchmarks.child", request, contender.overlay)
+
+    def ask(self, module: str, request: dict[str, Any], overlay: str | None = None) -> dict[str, Any]:
+        """Run a module in a process of its own, and give the JSON object that it answers a request with.
+
+        Raises:
+            ContenderError: it failed.
+        """
+        paths = [str(self.overlays / overlay)] if overlay else []
+        paths += filter(None, [os.environ.get("PYTHONPATH")])
+        environment = {"PYTHONPATH": os.pathsep.join(paths)}
         with tempfile.NamedTemporaryFile(dir=self.folder) as answer:
-            request = {
-                "contender": contender.name,
-                "task": asdict(task) | {"folder": str(task.folder)},
-                "answer": answer.name,
-            }
-            _run_child(json.dumps(request), self._environment(contender))
+            self.run(["-m", module], environment, json.dumps(request | {"answer": answer.name}))
             found: dict[str, Any] = json.load(answer)
             return found
 
-    def _environment(self, contender: Contender) -> dict[str, str]:
-        paths = [str(self.overlays / contender.overlay)] if contender.overlay else []
-        paths += filter(None, [os.environ.get("PYTHONPATH")])
+    def run(self, arguments: list[str], environment: dict[str, str], said: str = "") -> None:
+        """Run this interpreter to its end.
+
+        Args:
+            arguments: of the interpreter.
+            environment: variables, beside those of this process.
+            said: to its standard input.
+
+        Raises:
+            ContenderError: it failed.
+        """
         # Spooled parts belong on the file system that the others write to.
-        return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(self.folder)}
+        _run_child(arguments, said, os.environ | environment | {"TMPDIR": str(self.folder)})
 
 
-def _run_child(request: str, environment: dict[str, str]) -> None:
-    """Run one contender to its end; ContenderError where that is no good one."""
+def plain_task(task: Task) -> dict[str, Any]:
+    """A task as JSON has it."""
+    return asdict(task) | {"folder": str(task.folder)}
+
+
+def _run_child(arguments: list[str], request: str, environment: dict[str, str]) -> None:
+    """Run one process to its end; ContenderError where that is no good one."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks.child"],
+        [sys.executable, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -168,6 +188,17 @@ def _run_child(request: str, environment: dict[str, str]) -> None:
     if process.returncode:
         lines = said.strip().splitlines() or [f"exit code {process.returncode}"]
         raise ContenderError(lines[-1])
+
+
+class Clock:
+    """CPU and wall seconds of the processes that are started and waited for, from now on."""
+
+    def __init__(self) -> None:
+        self._cpu, self._began = _cpu_of_children(), time.monotonic()
+
+    def spent(self) -> tuple[float, float]:
+        """CPU seconds and wall seconds so far."""
+        return _cpu_of_children() - self._cpu, time.monotonic() - self._began
 
 
 def _cpu_of_children() -> float:

@@ -1,10 +1,11 @@
-"""What was measured, as tables for the terminal, as Markdown and as JSON."""
+"""What was measured, for the terminal, as Markdown and as JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 from rich import box
@@ -12,135 +13,103 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from tests.benchmarks.contenders.ours import CONTENDERS as OURS
-from tests.benchmarks.contenders.ours import DEFAULT
-from tests.benchmarks.limits import Verdict
-from tests.benchmarks.measure import Measurement
+from tests.benchmarks import limits, sections
+from tests.benchmarks.insight import FirstUse, Hashing, StartUp
+from tests.benchmarks.sections import Section
 from tests.benchmarks.suite import Flatness, Result, TableResults
 
-_NONE = "-"
 
-
-@dataclass(frozen=True)
+@dataclass
 class Report:
-    """Everything that one run of the benchmarks found."""
+    """Everything that one run of the benchmarks found; what was not asked for is empty.
 
-    conditions: Mapping[str, str]
-    tables: Sequence[TableResults]
-    flatness: Flatness | None
-    verdicts: Sequence[Verdict]
+    Attributes:
+        conditions: what figures depend on.
+        tables: the contenders beside each other.
+        flatness: memory against size.
+        wide: tables of long rows.
+        first_use: exports around an empty cache of kernels.
+        hashing: the row fingerprint's share.
+        start_up: by its steps.
+        problems: sections that failed, with the reason.
+    """
 
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    tables: list[TableResults] = field(default_factory=list)
+    flatness: Flatness | None = None
+    wide: list[TableResults] = field(default_factory=list)
+    first_use: FirstUse | None = None
+    hashing: list[Hashing] = field(default_factory=list)
+    start_up: StartUp | None = None
+    problems: list[str] = field(default_factory=list)
 
-@dataclass(frozen=True)
-class Column:
-    """A figure of the tables: its heading, where it comes from, and how it is printed."""
+    def results(self) -> Iterator[Result]:
+        """What came of every contender, in every section that compares or measures contenders."""
+        for table in (*self.tables, *self.wide):
+            yield from table.results
+        if self.flatness is not None:
+            yield from (result for _, result in self.flatness.sizes)
 
-    heading: str
-    value: Callable[[Measurement], float | None]
-    style: str
-
-
-_CPU = Column("CPU s", lambda run: run.cpu_s, ",.2f")
-_COLUMNS = (
-    Column("start-up CPU s", lambda run: run.startup_cpu_s, ",.2f"),
-    Column("wall s", lambda run: run.wall_s, ",.2f"),
-    Column("peak MB", lambda run: run.peak_mb, ",.0f"),
-    Column("above idle MB", lambda run: run.above_idle_mb, ",.0f"),
-    Column("files MB", lambda run: run.file_mb, ",.1f"),
-    Column("longest statement s", lambda run: run.statement_s, ",.2f"),
-)
-_HEADINGS = ("", _CPU.heading, "CPU / ours", *(column.heading for column in _COLUMNS), "types kept")
-
-
-def _rows(table: TableResults) -> Iterator[tuple[str, ...]]:
-    """One row a contender: its title and figures, or its title and what went wrong."""
-    ours = table.of(DEFAULT)
-    reference = ours.median(_CPU.value) if ours else None
-    for result in table.results:
-        cpu = result.median(_CPU.value)
-        if cpu is None or result.problem is not None:
-            yield result.contender.title, result.problem or "not measured"
-            continue
-        kept = result.median(lambda run: run.types_kept)
-        yield (
-            result.contender.title,
-            format(cpu, _CPU.style),
-            f"{cpu / reference:.2f}" if reference else _NONE,
-            *(_figure(result, column) for column in _COLUMNS),
-            _NONE if kept is None else f"{kept:.0f} of {table.columns}",
+    @property
+    def verdicts(self) -> tuple[limits.Verdict, ...]:
+        """How every limit fared."""
+        return tuple(
+            chain(
+                chain.from_iterable(map(limits.of_table, self.tables)),
+                limits.of_flatness(self.flatness) if self.flatness else (),
+                chain.from_iterable(map(limits.of_wide, self.wide)),
+                limits.of_first_use(self.first_use) if self.first_use else (),
+                chain.from_iterable(map(limits.of_hashing, self.hashing)),
+            )
         )
 
-
-def _figure(result: Result, column: Column) -> str:
-    value = result.median(column.value)
-    return _NONE if value is None else format(value, column.style)
-
-
-def _remarks(table: TableResults) -> Iterator[str]:
-    """What our window manifests say of how the source was read, in the last run."""
-    for contender in OURS:
-        result = table.of(contender)
-        if result is not None and result.runs:
-            facts = result.runs[-1].facts
-            yield (
-                f"{contender.title}, by its window manifests: windows {facts['windows']}, pages {facts['pages']},"
-                f" longest statement {facts['longest_statement_s']:.2f} s,"
-                f" longest transaction {facts['longest_transaction_s']:.2f} s"
-            )
-
-
-def _title(table: TableResults) -> str:
-    return f"{table.table.name}: {table.rows:,} rows, {table.table.columns}"
-
-
-def _flatness_rows(flatness: Flatness) -> Iterator[tuple[str, ...]]:
-    for rows, result in flatness.sizes:
-        if result.problem is not None:
-            yield f"{rows:,}", result.problem, _NONE
-            continue
-        peaks = (result.median(lambda run: run.peak_mb), result.median(lambda run: run.above_idle_mb))
-        yield f"{rows:,}", *(_NONE if peak is None else f"{peak:,.0f}" for peak in peaks)
-
-
-_FLATNESS_HEADINGS = ("rows", "peak MB", "above idle MB")
-
-
-def _flatness_title(flatness: Flatness) -> str:
-    return f"Memory against size: {flatness.table.name}, {DEFAULT.title}, windows of {flatness.window_rows:,} rows"
+    def sections(self) -> Iterator[Section]:
+        """The tables, in the order of the report."""
+        yield from map(sections.of_table, self.tables)
+        if self.flatness is not None:
+            yield sections.of_flatness(self.flatness)
+        if self.wide:
+            yield sections.of_wide(self.wide)
+        if self.first_use is not None:
+            yield sections.of_first_use(self.first_use)
+        if self.hashing:
+            yield sections.of_hashing(self.hashing)
+        if self.start_up is not None:
+            yield sections.of_start_up(self.start_up)
 
 
 # ------------------------------------------------------------------------------------------------------- terminal
 
 
 def print_report(console: Console, report: Report) -> None:
-    """Print tables, remarks and verdicts."""
+    """Print conditions, sections and verdicts."""
     for name, value in report.conditions.items():
         console.print(f"[dim]{name}:[/] {escape(value)}")
-    for table in report.tables:
-        _print_table(console, _title(table), _HEADINGS, _rows(table))
-        for remark in _remarks(table):
-            console.print(f"  [dim]{escape(remark)}[/]")
-    if report.flatness is not None:
-        _print_table(console, _flatness_title(report.flatness), _FLATNESS_HEADINGS, _flatness_rows(report.flatness))
+    for section in report.sections():
+        _print_section(console, section)
     console.print()
+    for problem in report.problems:
+        console.print(f"[red]failed[/]  {escape(problem)}")
     for verdict in report.verdicts:
-        console.print(f"{'[green]pass[/]' if verdict.passed else '[red]FAIL[/]'}  {escape(str(verdict))}")
+        console.print(f"{'[green]pass[/]' if verdict.passed else '[red]MISS[/]'}  {escape(str(verdict))}")
 
 
-def _print_table(console: Console, title: str, headings: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
+def _print_section(console: Console, section: Section) -> None:
     printed = RichTable(box=box.SIMPLE, pad_edge=False)
-    for number, heading in enumerate(headings):
+    for number, heading in enumerate(section.headings):
         printed.add_column(heading, justify="right" if number else "left", no_wrap=number == 0)
     problems = []
-    for row in rows:
-        if len(row) < len(headings):
+    for row in section.rows:
+        if len(row) < len(section.headings):
             problems.append(row)
         else:
             printed.add_row(*map(escape, row))
-    console.print(f"\n[bold]{escape(title)}[/]")
+    console.print(f"\n[bold]{escape(section.title)}[/]")
     console.print(printed)
-    for contender, problem in problems:
-        console.print(f"  [yellow]{escape(contender)}[/]: {escape(problem)}")
+    for what, problem in problems:
+        console.print(f"  [yellow]{escape(what)}[/]: {escape(problem)}")
+    for remark in section.remarks:
+        console.print(f"  [dim]{escape(remark)}[/]")
 
 
 # ------------------------------------------------------------------------------------------------------- Markdown
@@ -156,20 +125,19 @@ def _markdown_lines(report: Report) -> Iterator[str]:
     yield "Printed by `make bench`. What is measured, and how, is described below the figures.\n"
     for name, value in report.conditions.items():
         yield f"- {name}: {value}"
-    for table in report.tables:
-        yield f"\n## {_title(table)}\n"
-        yield from _markdown_table(_HEADINGS, _rows(table))
-        yield ""
-        yield from (f"- {remark}" for remark in _remarks(table))
-    if report.flatness is not None:
-        yield f"\n## {_flatness_title(report.flatness)}\n"
-        yield from _markdown_table(_FLATNESS_HEADINGS, _flatness_rows(report.flatness))
+    for section in report.sections():
+        yield f"\n## {section.title}\n"
+        yield from _markdown_table(section.headings, section.rows)
+        if section.remarks:
+            yield ""
+            yield from (f"- {remark}" for remark in section.remarks)
     yield "\n## Limits\n"
-    yield from (f"- {'pass' if verdict.passed else '**fail**'}: {verdict}" for verdict in report.verdicts)
-    yield _METHOD
+    yield from (f"- **failed**: {problem}" for problem in report.problems)
+    yield from (f"- {'pass' if verdict.passed else '**MISS**'}: {verdict}" for verdict in report.verdicts)
+    yield _METHOD.rstrip()
 
 
-def _markdown_table(headings: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(headings)} |"
     yield f"|{'|'.join(['---', *['---:'] * (len(headings) - 1)])}|"
     for row in rows:
@@ -180,22 +148,27 @@ def _markdown_table(headings: Sequence[str], rows: Iterable[tuple[str, ...]]) ->
 _METHOD = """
 ## How it is measured
 
-Server and contenders share one machine, over TCP without TLS; the server does not sync, and the tables fit its
-cache. Every contender first exports a thousand rows, which fills caches of compiled code, and is then measured in
-processes of its own, in turns with the others. Figures are medians; limits are held against the worst run. A
-megabyte is 1,000,000 bytes. All write Parquet with zstd at level 1 in row groups of about 100,000 rows.
+Server and contenders share one machine, over TCP without TLS; the server does not sync. Every contender first
+exports a thousand rows, which fills caches of compiled code, and is then measured in processes of its own, in turns
+with the others. Figures are medians where nothing else is said. A megabyte is 1,000,000 bytes. All write Parquet
+with zstd at level 1 in row groups of about 100,000 rows.
 
 - **CPU s**: user and system seconds of the contender's process and of programs that it starts, from the
   interpreter's start to its end. The server's own work is not in it. *CPU / ours* compares it with the export
   with 2 workers, which is the default.
-- **start-up CPU s**: the part of it before the work: imports, and loading compiled code.
+- **start-up CPU s**: the part of it before the work: imports, and loading compiled code. **CPU s after start-up** is
+  the rest, which grows with the table. What only reads from a kernel loads numba for that.
 - **peak MB**, **above idle MB**: the most memory resident, and how much that is above what was resident before the
   work. A program of its own has no such moment.
 - **longest statement s**: the longest that the server was busy with one statement, by its own log (0.00: less than
   5 ms). A cursor's statement is one fetch: its transaction lasts for the whole export all the same.
 - **types kept**: how many columns have, in the file, the type that the table declares.
+- **First use**: by the command line, each line in a process of its own, with an empty folder for compiled code before
+  the first and the third line. Python's own compiled modules are there already.
+- **Row fingerprint**: the CPU seconds of every thread inside the hasher, in the CPU seconds of the whole process.
+- **Start-up**: each step imports what the steps before it have not; the kernels come from their cache.
 
-A contender that is not installed, or fails, is listed with the reason.
+A contender that is not installed, or fails, is listed with the reason. A limit without a figure counts as missed.
 """
 
 
@@ -207,17 +180,23 @@ def to_json(report: Report) -> str:
     return json.dumps(
         {
             "conditions": dict(report.conditions),
-            "tables": [
-                {"table": table.table.name, "rows": table.rows, "results": [_plain(each) for each in table.results]}
-                for table in report.tables
-            ],
+            "tables": [_plain_table(table) for table in report.tables],
             "flatness": [
                 {"rows": rows, **_plain(result)} for rows, result in (report.flatness.sizes if report.flatness else ())
             ],
+            "wide": [_plain_table(table) for table in report.wide],
+            "first_use": report.first_use and asdict(report.first_use),
+            "fingerprint": [asdict(each) | {"table": each.table.name} for each in report.hashing],
+            "start_up": report.start_up and asdict(report.start_up),
+            "problems": report.problems,
             "limits": [{"what": str(verdict), "passed": verdict.passed} for verdict in report.verdicts],
         },
         indent=1,
     )
+
+
+def _plain_table(table: TableResults) -> dict[str, Any]:
+    return {"table": table.table.name, "rows": table.rows, "results": [_plain(each) for each in table.results]}
 
 
 def _plain(result: Result) -> dict[str, Any]:

@@ -80,6 +80,14 @@ class Stage:
             self._made.add(database)
         return self.server.dsn(database)
 
+    def drop(self, table: Table, rows: int) -> None:
+        """Drop a database that `dsn` made, if it did."""
+        database = f"{table.name}_{rows}"
+        if database in self._made:
+            self._made.discard(database)
+            with psycopg.connect(self.server.dsn(), autocommit=True) as admin:
+                admin.execute(f"DROP DATABASE {database} WITH (FORCE)")
+
     def server_version(self) -> str:
         """PostgreSQL's version."""
         with psycopg.connect(self.server.dsn()) as connection:

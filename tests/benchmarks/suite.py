@@ -21,6 +21,10 @@ _WARM_UP_ROWS = 1_000
 _FLATNESS_FACTOR = 10
 
 
+def _above_idle(run: Measurement) -> float | None:
+    return run.above_idle_mb
+
+
 @dataclass
 class Result:
     """What came of one contender on one table.
@@ -41,6 +45,10 @@ class Result:
         """Median of what `value` gives over the runs; None if it gives nothing."""
         values = [found for run in self.runs if (found := value(run)) is not None]
         return median(values) if values else None
+
+    def best(self, value: Callable[[Measurement], float | None]) -> float | None:
+        """The least of what `value` gives over the runs; None if it gives nothing."""
+        return min((found for run in self.runs if (found := value(run)) is not None), default=None)
 
     def worst(self, value: Callable[[Measurement], float | None]) -> float | None:
         """The greatest of what `value` gives over the runs; None if it gives nothing."""
@@ -70,17 +78,21 @@ class TableResults:
 
 @dataclass(frozen=True)
 class Flatness:
-    """Whether memory depends on the table's size: the default contender on two sizes, in windows of the same size.
+    """Whether memory depends on the table's size: the default contender on two sizes.
 
     Attributes:
         table: which.
-        window_rows: rows a window.
-        sizes: rows of the table, and the result.
+        sizes: rows of the table, and the result; the smaller size first.
     """
 
     table: Table
-    window_rows: int
     sizes: tuple[tuple[int, Result], ...]
+
+    @property
+    def growth(self) -> float | None:
+        """Median peak above idle of the larger size over that of the smaller one; None where one was not measured."""
+        small, large = (None if result.problem else result.median(_above_idle) for _, result in self.sizes)
+        return large / small if small and large is not None else None
 
 
 class Suite:
@@ -95,7 +107,7 @@ class Suite:
 
     def __init__(self, stage: Stage, overlays: Path, runs: int, say: Callable[[str], None]) -> None:
         self._stage = stage
-        self._bench = Bench(stage.folder, stage.server.data / "server.log", overlays)
+        self.bench = Bench(stage.folder, stage.server.data / "server.log", overlays)
         self._runs = runs
         self._say = say
 
@@ -108,35 +120,39 @@ class Suite:
         return TableResults(table, rows, columns, results)
 
     def flatness(self, table: Table, rows: int) -> Flatness:
-        """Measure the default contender on `rows` and on a tenth of them, which still gives both workers a window."""
-        few = rows // _FLATNESS_FACTOR
-        window_rows = few // 2
-        sizes = []
-        for size in (few, rows):
-            result = Result(DEFAULT)
-            self._rounds([result], table, size, window_rows)
-            sizes.append((size, result))
-        return Flatness(table, window_rows, tuple(sizes))
+        """Measure the default contender on `rows` and on a tenth of them, in windows as it chooses them."""
+        sizes = tuple((size, Result(DEFAULT)) for size in (rows // _FLATNESS_FACTOR, rows))
+        for size, result in sizes:
+            self._rounds([result], table, size)
+        return Flatness(table, sizes)
 
-    def _rounds(self, results: Iterable[Result], table: Table, rows: int, window_rows: int | None = None) -> None:
+    def wide(self, table: Table, rows: int) -> TableResults:
+        """Measure the default contender on a table of long rows, which is dropped afterwards."""
+        try:
+            return self.table(table, rows, [DEFAULT])
+        finally:
+            for size in (rows, _WARM_UP_ROWS):
+                self._stage.drop(table, size)
+
+    def _rounds(self, results: Iterable[Result], table: Table, rows: int) -> None:
         for result in results:
             self._say(f"{table.name}: warming up {result.contender.title}")
-            self._measure(result, table, _WARM_UP_ROWS, window_rows)
+            self._measure(result, table, _WARM_UP_ROWS)
             result.runs.clear()
         for number in range(1, self._runs + 1):
             for result in results:
                 if result.problem is None:
                     self._say(f"{table.name}, {rows:,} rows: {result.contender.title}, run {number} of {self._runs}")
-                    self._measure(result, table, rows, window_rows)
+                    self._measure(result, table, rows)
 
-    def _measure(self, result: Result, table: Table, rows: int, window_rows: int | None) -> None:
+    def _measure(self, result: Result, table: Table, rows: int) -> None:
         dsn = self._stage.dsn(table, rows)
         with psycopg.connect(dsn) as connection:
             declared = declared_schema(connection, f"{SCHEMA}.{table.name}")
         with tempfile.TemporaryDirectory(dir=self._stage.folder) as folder:
-            task = Task(dsn, SCHEMA, table.name, table.key, Path(folder), window_rows)
+            task = Task(dsn, SCHEMA, table.name, table.key, Path(folder))
             try:
-                run, result.versions = self._bench.measure(result.contender, task, declared, rows)
+                run, result.versions = self.bench.measure(result.contender, task, declared, rows)
                 result.runs.append(run)
             except Unavailable as reason:
                 result.problem = str(reason)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import duckdb
 import psycopg
 import pytest
 
+from rivet_dagster.errors import IntegrityError
 from rivet_dagster.export.documents import ExportManifest, Part
-from rivet_dagster.export.names import MANIFEST, SUCCESS
+from rivet_dagster.export.names import MANIFEST, SUCCESS, table_folder
 from rivet_dagster.export.operations import TableExport
-from rivet_dagster.export.seal import success_bytes
+from rivet_dagster.export.seal import load_seal, success_bytes
 from rivet_dagster.export.validate import validate_export
+from rivet_dagster.formats import csv as csv_format
+from rivet_dagster.sources.postgres.session import PostgresSession, PostgresWindowReader
 from tests.support.cli import rivet
-from tests.support.exports import export_all, prepared
+from tests.support.exports import export_all, prepared, run_all
 from tests.support.readers import Row, assert_same, part_files, sealed, source_rows, tree
 from tests.support.tables import EVENTS, make_table
 
@@ -183,3 +187,107 @@ def test_values_that_look_like_csv_stay_values(dsn: str, sql: Sql, lake: Path) -
     export_all(csv_export(dsn, lake, "public.tricky"))
     expected = sql('SELECT "the ""key"", really", "a,b", doc::text FROM public.tricky')
     assert sorted(csv_rows(lake / "public.tricky"), key=str) == sorted(expected, key=str)
+
+
+def test_a_seal_has_parts_of_one_format(dsn: str, sql: Sql, lake: Path) -> None:
+    """The plan does not say what parts are; a mix comes about when some windows are exported again."""
+    sql("CREATE TABLE public.n (id int PRIMARY KEY)")
+    sql("INSERT INTO public.n SELECT generate_series(1, 3000)")
+    as_parquet = prepared(dsn, lake, "public.n", rows=1000)
+    export_all(as_parquet)
+    sealed_before = load_seal(as_parquet.store)
+    plan = as_parquet.planned()
+    as_csv = csv_export(dsn, lake, "public.n", rows=1000)
+    with as_csv.run(plan, plan.windows[1:2], "again", 1) as run:
+        assert [outcome.error for outcome in run] == [None]
+    with pytest.raises(IntegrityError) as caught:
+        as_csv.seal(plan)
+    assert (caught.value.code, caught.value.process_exit_code) == ("RIVET_SEAL_FORMATS", 3)
+    assert "parquet in 2 (g1-w000000, g1-w000002); csv in 1 (g1-w000001)" in caught.value.what
+    assert load_seal(as_csv.store) == sealed_before
+    assert [outcome.error for outcome in run_all(as_csv, plan, "all of it")] == [None, None, None]
+    as_csv.seal(plan)
+    assert csv_rows(lake / "public.n") == [(number,) for number in range(1, 3001)]
+
+
+def test_a_window_without_rows_has_no_format(dsn: str, sql: Sql, lake: Path) -> None:
+    sql("CREATE TABLE public.n (id int PRIMARY KEY)")
+    sql("INSERT INTO public.n SELECT generate_series(1, 3000)")
+    export_all(prepared(dsn, lake, "public.n", rows=1000))
+    sql("DELETE FROM public.n WHERE id <= 1000")
+    export = csv_export(dsn, lake, "public.n", rows=1000)
+    export_all(export, work_id="again")
+    assert [len(window["parts"]) for window in sealed(lake / "public.n")["windows"]] == [0, 1, 1]
+    assert csv_rows(lake / "public.n") == [(number,) for number in range(1001, 3001)]
+
+
+def test_no_snapshot_waits_for_the_compilation_of_the_format(
+    dsn: str, sql: Sql, lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql("CREATE TABLE public.n (id int PRIMARY KEY)")
+    sql("INSERT INTO public.n SELECT generate_series(1, 3000)")
+    events: list[str] = []
+    warm, open_window = csv_format.warm, PostgresSession.open_window
+
+    def warmed() -> None:
+        warm()
+        events.append("warm")
+
+    @contextmanager
+    def opened(self: PostgresSession, *arguments: Any) -> Iterator[PostgresWindowReader]:
+        events.append("snapshot")
+        window: AbstractContextManager[PostgresWindowReader] = open_window(self, *arguments)
+        with window as reader:
+            yield reader
+
+    monkeypatch.setattr(csv_format, "warm", warmed)
+    monkeypatch.setattr(PostgresSession, "open_window", opened)
+    export_all(prepared(dsn, lake / "parquet", "public.n", rows=2000))
+    export_all(csv_export(dsn, lake / "csv", "public.n", rows=2000))
+    assert events == ["snapshot", "snapshot", "warm", "snapshot", "snapshot"]
+
+
+WARMED = """
+CREATE TABLE public.every_form (id int PRIMARY KEY, flag boolean, small smallint, big bigint, unsigned oid, wide xid8,
+    single real, ratio double precision, amount numeric(12,2), whole numeric(9,0), great numeric(60,10), born date,
+    clock time, local timestamp, at timestamptz, gap interval, key uuid, note text, raw bytea, doc jsonb, name name,
+    flags boolean[], numbers bigint[], ratios double precision[], amounts numeric(12,2)[], days date[],
+    moments timestamptz[], gaps interval[], keys uuid[], notes text[], raws bytea[], docs jsonb[]);
+INSERT INTO public.every_form
+SELECT n, n % 2 = 0, n, n, n::oid, n::text::xid8, n / 3.0, n / 7.0, n / 100.0, n, n / 7.0, DATE '2024-01-01' + n,
+       TIME '00:00' + n * INTERVAL '1 second', TIMESTAMP '2024-01-01' + n * INTERVAL '1 hour',
+       TIMESTAMPTZ '2024-01-01' + n * INTERVAL '1 hour', n * INTERVAL '1 hour', md5(n::text)::uuid, 'a "quoted" note',
+       decode(md5(n::text), 'hex'), jsonb_build_object('n', n), 'name', '{t,NULL}', '{1,NULL}', '{0.5,NULL,NaN}',
+       '{1.5,NULL}', '{2024-01-01,NULL}', '{2024-01-01 00:00:00+00,NULL}', '{1 day,NULL}',
+       ARRAY[md5(n::text)::uuid, NULL], '{"a \\" b",NULL,""}', '{"\\\\x00ff",NULL}', ARRAY['{"a": 1}'::jsonb, NULL]
+  FROM generate_series(1, 500) AS n;
+INSERT INTO public.every_form (id) SELECT generate_series(501, 600)
+"""
+
+
+def test_warming_compiles_all_that_a_csv_export_needs(dsn: str, sql: Sql, lake: Path, tmp_path: Path) -> None:
+    for statement in WARMED.split(";\n"):
+        sql(statement)
+    env = {"NUMBA_CACHE_DIR": str(tmp_path / "kernels"), "NUMBA_DEBUG_CACHE": "1"}
+    warmed = rivet("warm", env=env)
+    assert warmed.code == 0, warmed.err
+    assert "[cache] data saved" in warmed.out
+    arguments = ("export", "--source", dsn, "--table", "public.every_form", "--to", str(lake), "--format", "csv")
+    done = rivet(*arguments, env=env)
+    assert done.code == 0, done.err
+    assert "_csv_kernels.put_json_lists" in done.out
+    assert (done.out.count("[cache] data loaded") > 10, done.out.count("[cache] data saved")) == (True, 0)
+    assert sealed(lake / "public.every_form")["rows"] == 600
+
+
+def test_a_table_whose_name_is_too_long_for_a_folder(dsn: str, sql: Sql, lake: Path) -> None:
+    schema, name = "ä" * 31, "." * 63
+    sql(f'CREATE SCHEMA "{schema}"')
+    sql(f'CREATE TABLE "{schema}"."{name}" (id int PRIMARY KEY)')
+    sql(f'INSERT INTO "{schema}"."{name}" SELECT generate_series(1, 10)')
+    export = csv_export(dsn, lake, f'"{schema}"."{name}"')
+    export_all(export)
+    (folder,) = lake.iterdir()
+    assert folder.name == table_folder(schema, name)
+    assert csv_rows(folder) == [(number,) for number in range(1, 11)]
+    assert validate_export(export.store).ok

@@ -38,6 +38,12 @@ QUERIES = {"narrow": NARROW, "wide": WIDE, "huge": HUGE, "mixed": MIXED, "empty"
 SLOW = "SELECT n, pg_sleep(CASE WHEN n = 20000 THEN 200 ELSE 0 END) FROM generate_series(1, 20001) AS n"
 
 
+@pytest.fixture(autouse=True)
+def small_first_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer that rows of some megabytes outgrow."""
+    monkeypatch.setattr(stream, "_FIRST_BYTES", 1 << 20)
+
+
 @pytest.fixture(params=["compiled", "calls"])
 def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "calls":
@@ -171,13 +177,13 @@ def test_a_row_without_room_is_given_back(dsn: str, monkeypatch: pytest.MonkeyPa
     for _ in range(12):
         with closing(psycopg.connect(dsn, autocommit=True)) as connection, monkeypatch.context() as patched:
             copies = CopyStream(connection.pgconn)
-            patched.setattr(stream, "_mapped", _no_memory)
+            patched.setattr(stream, "mapped", _no_memory)
             with pytest.raises(MemoryError):
                 copies.drain(copy("SELECT repeat('x', 16000000)"))
     assert psutil.Process().memory_info().rss - before < 100e6
 
 
-def _no_memory(size: int) -> None:
+def _no_memory(items: int, dtype: object) -> None:
     raise MemoryError
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,11 +41,48 @@ def test_every_dependency_has_a_reason() -> None:
         assert re.search(rf"^\| [^|]*\b{name}\b", page, re.MULTILINE), name
 
 
-def test_the_destination_page_names_every_field_of_the_seal() -> None:
-    from rivet_dagster.export.documents import ExportManifest
+def test_every_package_that_is_imported_is_a_dependency() -> None:
+    """What another package happens to bring may be gone with its next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["postgres"]]
+    known = {re.split(r"[\[<>=]", requirement)[0] for requirement in declared} | {"rivet_dagster", "__future__"}
+    imported: set[str] = set()
+    for path in (ROOT / "rivet_dagster").rglob("*.py"):
+        imported |= packages(ast.parse(path.read_text()))
+    assert imported - set(sys.stdlib_module_names) <= known
+
+
+def packages(tree: ast.AST) -> set[str]:
+    """Packages that are imported when the code runs."""
+    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
+        return set()
+    names = [alias.name for alias in tree.names] if isinstance(tree, ast.Import) else []
+    if isinstance(tree, ast.ImportFrom) and tree.module:
+        names.append(tree.module)
+    return {name.partition(".")[0] for name in names}.union(*map(packages, ast.iter_child_nodes(tree)))
+
+
+def test_the_destination_page_names_every_field_of_window_manifests_and_seals() -> None:
+    from rivet_dagster.export.documents import ExportManifest, Replacement, WindowManifest
 
     page = (ROOT / "docs/reference/destination.md").read_text()
-    assert all(f"`{name}" in page for name in ExportManifest.model_fields)
+    windows, seal = page.partition("## Window manifests")[2].split("## The seal")
+    for text, documents in ((windows, [WindowManifest, Replacement]), (seal, [ExportManifest, Replacement])):
+        for document in documents:
+            assert [name for name in document.model_fields if f"`{name}" not in text] == []
+
+
+def test_the_readme_links_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    pages = [str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f"]({page})" not in readme] == []
+
+
+def test_every_name_that_the_package_offers_is_there() -> None:
+    import rivet_dagster
+
+    assert all(getattr(rivet_dagster, name).__name__ == name for name in rivet_dagster.__all__ if name[0] != "_")
+    assert set(rivet_dagster._HOMES) | {"__version__"} == set(rivet_dagster.__all__)
 
 
 def test_no_machine_and_no_registry_is_named() -> None:

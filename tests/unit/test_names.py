@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rivet_dagster.errors import ConfigError
-from rivet_dagster.export.names import parse_table, parse_window_key, part_path, table_folder, window_key
+from rivet_dagster.export.names import parse_table, parse_window_key, part_path, plain_name, table_folder, window_key
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,9 @@ def test_other_texts_are_refused(text: str) -> None:
     assert caught.value.code == "RIVET_CONFIG_TABLE"
 
 
-NAME = st.text(min_size=1, max_size=12).filter(lambda text: "\0" not in text)
+NAME = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=63)
+# Characters that are escaped, so that most names of some length are too long for a folder.
+LONG_NAME = st.text("aä€\U0001f600.-", min_size=20, max_size=63)
 
 
 @given(NAME, NAME)
@@ -43,6 +47,32 @@ def test_folders_are_distinct_and_plain(one: tuple[str, str], other: tuple[str, 
     assert (folder == table_folder(*other)) == (one == other)
     assert folder.isascii()
     assert not set(folder) & set('/\\%~#?*<>|:="')
+    assert 0 < len(folder) <= 255
+
+
+@given(LONG_NAME, LONG_NAME, NAME)
+def test_long_names_that_differ_anywhere_have_folders_of_their_own(schema: str, name: str, other: str) -> None:
+    names = {(schema, name), (schema, name + other), (schema + other, name), (name, schema), (other, name)}
+    folders = {table_folder(*each) for each in names}
+    assert len(folders) == len(names)
+    assert all(len(folder) <= 255 for folder in folders)
+
+
+@given(LONG_NAME, LONG_NAME)
+def test_a_shortened_folder_is_no_other_table_s_whole_name(schema: str, name: str) -> None:
+    whole = f"{plain_name(schema)}.{plain_name(name)}"
+    folder = table_folder(schema, name)
+    assert folder == whole if len(whole) <= 255 else folder.count(".") == 0
+    assert whole.count(".") == 1
+
+
+def test_a_folder_of_a_long_name_can_be_made_and_keeps_its_name(tmp_path: Path) -> None:
+    """Exports that were begun are found again: what the names are must not change."""
+    longest, shortened = table_folder("a" * 63, "ä" * 27), table_folder("my schema", "ä" * 31 + "." * 30)
+    assert longest == f"{'a' * 63}.{'_x00E4_' * 27}"
+    assert shortened == f"my_x0020_schema-{('_x00E4_' * 31)[:84]}-8645c5deb5bada5eeb30f1c0257cb2d0"
+    for folder in (longest, shortened):
+        (tmp_path / folder).mkdir()
 
 
 def test_folder_of_a_plain_name_is_the_name() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,35 @@ def feed(servo: PageServo, width: float, seconds_a_row: float, pages: int) -> li
 
 def test_first_page_is_a_probe() -> None:
     assert PageServo(16 * MIB, 1.0, row_bytes=1024).rows == 2048
+
+
+@pytest.mark.parametrize("width", [40, 200, 40_000, 4_000_000])
+def test_rows_of_unknown_width_are_probed_by_a_few(width: int) -> None:
+    servo = PageServo(16 * MIB, 1.0, row_bytes=30, unbounded=True)
+    sizes = feed(servo, width, 1e-9, 30)
+    assert sizes[0] == 200
+    assert sizes[-1] == 16 * MIB // width
+    assert all(rows * width <= 16 * MIB for rows in sizes[2:])
+    arrived = next(place for place, rows in enumerate(sizes) if rows == sizes[-1])
+    assert arrived <= 4
+
+
+def test_after_the_probe_pages_grow_slowly_again() -> None:
+    servo = PageServo(16 * MIB, 1.0, row_bytes=30, unbounded=True)
+    feed(servo, 1000, 1e-9, 10)
+    sizes = feed(servo, 10, 1e-9, 30)
+    assert all(later <= earlier * 1.5 + 1 for earlier, later in pairwise(sizes))
+
+
+def test_after_the_server_ended_a_statement_pages_stay_small_until_relaxed() -> None:
+    servo = PageServo(16 * MIB, 1.0, row_bytes=100)
+    feed(servo, 100, 1e-7, 20)
+    before = servo.rows
+    servo.shrink()
+    assert set(feed(servo, 100, 1e-7, 5)) == {before // 2}
+    servo.relax()
+    feed(servo, 100, 1e-7, 20)
+    assert servo.rows == before
 
 
 def test_settles_at_the_byte_target() -> None:

@@ -44,8 +44,8 @@ def describe_table(connection: psycopg.Connection[tuple[Any, ...]], schema: str,
         )
     types = _Types(connection, oid)
     columns = tuple(
-        types.resolve(Column(column, native, not not_null, type_id, modifier, width))
-        for column, type_id, modifier, native, not_null, width in connection.execute(
+        types.resolve(Column(column, native, not not_null, type_id, modifier, width, unbounded))
+        for column, type_id, modifier, native, not_null, width, unbounded in connection.execute(
             templates.COLUMNS, {**place, "oid": oid}
         ).fetchall()
     )

@@ -54,7 +54,8 @@ SELECT c.oid, leaves.tuples, leaves.bytes,
 COLUMNS: Final = """
 SELECT a.attname, a.atttypid::int8, a.atttypmod, format_type(a.atttypid, a.atttypmod), a.attnotnull,
        coalesce((SELECT max(s.avg_width) FROM pg_stats AS s
-                  WHERE s.schemaname = %(schema)s AND s.tablename = %(name)s AND s.attname = a.attname), 0)
+                  WHERE s.schemaname = %(schema)s AND s.tablename = %(name)s AND s.attname = a.attname), 0),
+       a.attstorage <> 'p' AND a.atttypmod < 0
   FROM pg_attribute AS a
  WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum

@@ -9,8 +9,8 @@ from tests.benchmarks.contender import Contender, Facts, Task, Work
 
 _BLOCK_BYTES = 1 << 20
 
-# Heap blocks a page: somewhat less than the 16 MiB on the wire that an export's pages aim at.
-_PAGE_BLOCKS = 1536
+# Heap blocks a page: somewhat less than the 8 MiB on the wire that an export's pages aim at.
+_PAGE_BLOCKS = 768
 
 # CopyDone, CommandComplete and ReadyForQuery, which end the answer to one COPY statement.
 _END = re.compile(rb"c\0\0\0\x04C.{4}COPY (\d+)\0Z\0\0\0\x05[IT]\Z", re.DOTALL)

@@ -65,7 +65,8 @@ def _load(parallel: int, task: Task) -> Work:
 
 def _rivet(parallel: int) -> Contender:
     title = f"rivet-cli, {parallel} worker{'s' if parallel > 1 else ''}"
-    return Contender(f"rivet-cli-{parallel}", title, ("rivet-cli",), partial(_load, parallel), program=True)
+    load = partial(_load, parallel)
+    return Contender(f"rivet-cli-{parallel}", title, ("rivet-cli",), load, program=True, workers=parallel)
 
 
 CONTENDERS = (_rivet(1), _rivet(2))

@@ -10,14 +10,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from rivet_dagster.export.names import plain_name
 from tests.support.universe import values as v
 from tests.support.universe.kinds import KINDS, MATRIX, literals
 
 _WIDEST = 60
 _LONGEST_KEY = 300
-# A folder's name has the schema's and the table's, escaped, and file systems take 255 bytes.
-_LONGEST_FOLDER = 120
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ def _fits(name: str) -> bool:
 
 
 _NAMES = st.sampled_from(_ODD_NAMES) | st.text(v.CHARACTERS, min_size=1, max_size=20).filter(_fits)
-_TABLE_NAMES = st.just("t") | _NAMES.filter(lambda name: len(plain_name(name)) <= _LONGEST_FOLDER)
+_TABLE_NAMES = st.just("t") | _NAMES
 
 
 def _unique(names: list[str]) -> list[str]:
