@@ -15,6 +15,8 @@ from rivet_dagster.formats._footer import set_created_by
 
 Compression = Literal["zstd", "snappy", "lz4", "gzip", "none"]
 SUFFIX = "parquet"
+_BYTES_AT_A_TIME = 128 << 10
+_VALUES_AT_A_TIME = 1024
 # What files say of their writer. No version of this package: equal rows shall give equal bytes in every one of them.
 CREATED_BY = "rivet-dagster version 1.0.0 (build rivet-parquet-1)"
 
@@ -43,6 +45,7 @@ class ParquetPartWriter:
             store_decimal_as_integer=True,
             # Minima and maxima of pages of 20,000 rows: a few hundred bytes a row group, no time to speak of.
             write_page_index=True,
+            write_batch_size=_values_at_a_time(first),
             **encodings.options(),
         )
 
@@ -73,6 +76,15 @@ class ParquetPartWriter:
             self._writer.close()
         with suppress(OSError):
             self._sink.close()
+
+
+def _values_at_a_time(first: pa.RecordBatch) -> int:
+    """How many values the encoders take before they look whether a page is full.
+
+    A thousand values of 40 kB would make one page of 40 MB, which is held several times while it is encoded.
+    """
+    widest = max((column.nbytes for column in first.columns), default=0) // max(first.num_rows, 1)
+    return max(1, min(_VALUES_AT_A_TIME, _BYTES_AT_A_TIME // max(widest, 1)))
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
