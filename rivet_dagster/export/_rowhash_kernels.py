@@ -31,8 +31,9 @@ _WORD_BITS = np.uint64(64)
 def begin(lanes: tuple[Words, Words], seeds: Pair) -> None:
     """Start every row's hashes."""
     first, second = lanes
-    first[:] = seeds[0] + _PRIME_5
-    second[:] = seeds[1] + _PRIME_5
+    for row in range(first.size):
+        first[row] = seeds[0] + _PRIME_5
+        second[row] = seeds[1] + _PRIME_5
 
 
 @kernel

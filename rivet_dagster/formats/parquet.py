@@ -59,6 +59,8 @@ class ParquetPartWriter:
         # The row group's size is given: pyarrow would cut at its own default otherwise.
         self._writer.write_batch(batch, row_group_size=max(batch.num_rows, 1))
         self.rows += batch.num_rows
+        # What the encoders took goes back to the system: with several workers it would add up from window to window.
+        pa.default_memory_pool().release_unused()
 
     def close(self) -> None:
         """Write the footer and close the file.

@@ -239,7 +239,7 @@ def _numeric_layout(decimal: Decimal) -> _Layout:
     limbs = decimal.byte_width // 4
     bound = 10**decimal.precision
     limit = np.frombuffer(bound.to_bytes(decimal.byte_width, "little"), "<u4").astype(np.uint64)
-    target = (decimal.scale, min(bound, 2**63 - 1), limit)
+    target = (decimal.scale, min(bound, 2**63 - 1), limit, np.zeros_like(limit))
     return _Layout(decode_numeric, np.uint64, items=limbs // 2, replaces=True, target=(target,))
 
 

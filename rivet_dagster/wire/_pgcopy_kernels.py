@@ -165,7 +165,8 @@ def decode_uuid(page: Bytes, pos: Positions, values: Bytes, nulls: Bytes) -> int
             copy(values, 16 * row, page, at + 4, 16)
             pos[row] = at + 20
         elif length == NULL and nulls.size > 0:
-            values[16 * row : 16 * row + 16] = 0
+            for place in range(16 * row, 16 * row + 16):
+                values[place] = 0
             nulls[row] = 1
             count += 1
             pos[row] = at + 4

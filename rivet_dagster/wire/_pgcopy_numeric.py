@@ -10,6 +10,7 @@ from rivet_dagster.wire._pgcopy_forms import INFINITE, NOT_A_NUMBER, NULL, NUMER
 from rivet_dagster.wire._pgcopy_kernels import Positions
 
 Words = npt.NDArray[np.uint64]
+Target = tuple[int, int, Words, Words]
 
 _NAN, _INFINITY, _MINUS_INFINITY = 0xC000, 0xD000, 0xF000
 _DIGITS_IN_64_BITS = 18
@@ -21,17 +22,16 @@ _LIMB_MASK = np.uint64(0xFFFFFFFF)
 
 @kernel
 def decode_numeric(
-    page: Bytes, pos: Positions, values: Words, nulls: Bytes, replaced: Positions, target: tuple[int, int, Words]
+    page: Bytes, pos: Positions, values: Words, nulls: Bytes, replaced: Positions, target: Target
 ) -> int:
     """Sign and base-10000 digits, as an unscaled two's complement integer of two or four 64-bit words.
 
     Args:
         values: the words of each value end to end, the lowest first.
-        target: the decimal's scale, 10 ** precision as far as 63 bits hold it, and 10 ** precision in as many
-            32-bit limbs as a value has, the lowest first.
+        target: the decimal's scale; 10 ** precision as far as 63 bits hold it; 10 ** precision in as many 32-bit
+            limbs as a value has, the lowest first; room for as many limbs.
     """
     words = target[2].size // 2
-    limbs = np.zeros_like(target[2])
     count = 0
     for row in range(pos.size):
         at = pos[row]
@@ -43,13 +43,20 @@ def decode_numeric(
                 replaced[reason] += 1
                 missing = True
         if missing:
-            values[words * row : words * row + words] = 0
+            _clear(values, words * row, words)
             nulls[row] = 1
             count += 1
-        elif length < NUMERIC_HEADER or not _decode_one(page, at, length, values, words * row, limbs, target):
+        elif length < NUMERIC_HEADER or not _decode_one(page, at, length, values, words * row, target):
             return -1 - row
         pos[row] = at + 4 + max(length, 0)
     return count
+
+
+@kernel
+def _clear(words: Words, start: int, count: int) -> None:
+    """Zeros; a slice would take several times as long to compile."""
+    for word in range(start, start + count):
+        words[word] = 0
 
 
 @kernel
@@ -60,11 +67,9 @@ def _special_reason(sign: int) -> int:
 
 
 @kernel
-def _decode_one(
-    page: Bytes, at: int, length: int, values: Words, start: int, limbs: Words, target: tuple[int, int, Words]
-) -> bool:
+def _decode_one(page: Bytes, at: int, length: int, values: Words, start: int, target: Target) -> bool:
     """Decode the numeric of `length` bytes to the words from `start` on; False if it is refused."""
-    scale, small_limit, limit = target
+    scale, small_limit, limit, limbs = target
     digits = load_big_endian(page, at + 4, np.uint16)
     sign = load_big_endian(page, at + 8, np.uint16)
     if length != NUMERIC_HEADER + 2 * digits or sign not in (0, NUMERIC_NEGATIVE):
@@ -113,7 +118,7 @@ def _small_numeric(page: Bytes, at: int, digits: int, exponent: int) -> int:
 @kernel
 def _wide_numeric(page: Bytes, at: int, digits: int, exponent: int, limbs: Words) -> bool:
     """Magnitude of any value, into `limbs`; False where it has digits beyond the scale or overflows."""
-    limbs[:] = 0
+    _clear(limbs, 0, limbs.size)
     while digits > 0 and load_big_endian(page, at, np.uint16) == 0:
         at += 2
         digits -= 1
