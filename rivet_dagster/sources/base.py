@@ -35,6 +35,7 @@ class Column:
         unbounded: values may be much wider than statistics say, which count what is stored elsewhere as a pointer.
         kind: `base`, or what else the engine calls the type: `enum`, `composite`, `range` …
         declared_id: number or name of the type before it was resolved to its base type.
+        compared_as: type to compare keys as, where the declared one has no operators; empty where it has.
         element: what an array holds; None for what is no array.
     """
 
@@ -47,6 +48,7 @@ class Column:
     unbounded: bool = False
     kind: str = "base"
     declared_id: int = 0
+    compared_as: str = ""
     element: Column | None = None
 
 

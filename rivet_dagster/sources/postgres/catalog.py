@@ -72,10 +72,10 @@ class _Types:
     def resolve(self, column: Column) -> Column:
         """The column with its base type in place of a domain, and with what its arrays hold."""
         declared, type_id, modifier = column.type_id, column.type_id, column.type_modifier
-        kind, base, base_modifier, element_id, element_name = self._known[type_id]
+        kind, base, base_modifier, element_id, element_name, name = self._known[type_id]
         while kind == "d":
             type_id, modifier = base, base_modifier
-            kind, base, base_modifier, element_id, element_name = self._known[type_id]
+            kind, base, base_modifier, element_id, element_name, name = self._known[type_id]
         element = None
         if element_id:
             # An array's modifier is that of its elements.
@@ -88,6 +88,8 @@ class _Types:
             type_modifier=modifier,
             kind=_KINDS.get(kind, "base"),
             declared_id=declared,
+            # Operators on any enum do not take a domain over one.
+            compared_as=name if kind == "e" and type_id != declared else "",
             element=element,
         )
 

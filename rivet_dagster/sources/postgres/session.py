@@ -153,7 +153,12 @@ class _KeyShape:
     def __init__(self, table: Table, key: Key) -> None:
         identifiers = [sql.Identifier("t", name) for name in key.columns]
         self._key = key
-        self._types = [table.column(name).native_type for name in key.columns]
+        columns = [table.column(name) for name in key.columns]
+        self._types = [column.compared_as or column.native_type for column in columns]
+        self._compared = sql.SQL(", ").join(
+            sql.SQL("{}::{}").format(name, sql.SQL(column.compared_as)) if column.compared_as else name
+            for name, column in zip(identifiers, columns, strict=True)
+        )
         self.table = sql.Identifier(table.schema, table.name)
         self.columns = sql.SQL(", ").join(identifiers)
         self.texts = sql.SQL(", ").join(sql.SQL("{}::text").format(name) for name in identifiers)
@@ -162,7 +167,7 @@ class _KeyShape:
     def where(self, span: KeyRange) -> sql.Composable:
         """` WHERE` over the rows of `span`, in the row-value form that an index range scan serves."""
         conditions = [
-            sql.SQL("({}) {} ({})").format(self.columns, sql.SQL(operator), self._literals(bound))
+            sql.SQL("({}) {} ({})").format(self._compared, sql.SQL(operator), self._literals(bound))
             for operator, bound in ((">", span.lo), ("<=", span.hi))
             if bound is not None
         ]

@@ -72,7 +72,7 @@ WITH RECURSIVE made_of(oid) AS (
         WHERE inner_type <> 0
        )
 SELECT t.oid::int8, t.typtype, t.typbasetype::int8, t.typtypmod,
-       CASE WHEN e.typarray = t.oid THEN e.oid::int8 ELSE 0 END, format_type(e.oid, NULL)
+       CASE WHEN e.typarray = t.oid THEN e.oid::int8 ELSE 0 END, format_type(e.oid, NULL), format_type(t.oid, NULL)
   FROM made_of AS m
   JOIN pg_type AS t ON t.oid = m.oid
   LEFT JOIN pg_type AS e ON e.oid = t.typelem
