@@ -28,13 +28,23 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def kernel(function: _Function) -> _Function:
     """Compile on first use, keep the machine code on disk, and let other threads run meanwhile."""
+    return _compiled(function)
+
+
+def helper(function: _Function) -> _Function:
+    """The same for what only kernels call: nothing is compiled that would let Python or C call it."""
+    return _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def _compiled(function: _Function, **options: bool) -> _Function:
     chosen = _settings.CACHE_DIR
     if not chosen:
         file = inspect.getfile(function)
         subfolder = _CacheLocator.get_suitable_cache_subpath(file)  # type: ignore[no-untyped-call]
         _settings.CACHE_DIR = kernel_folder(file, subfolder) or ""
     try:
-        return cast("_Function", numba.njit(cache=True, nogil=True)(function))
+        compiler: Any = numba.njit
+        return cast("_Function", compiler(cache=True, nogil=True, **options)(function))
     finally:
         _settings.CACHE_DIR = chosen
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rivet_dagster._jit import Bytes, kernel, load_little_endian
+from rivet_dagster._jit import Bytes, helper, kernel, load_little_endian
 
 Words = npt.NDArray[np.uint64]
 Pair = tuple[np.uint64, np.uint64]
@@ -87,7 +87,7 @@ def hash_values(data: Bytes, offsets: npt.NDArray[np.int64], hashes: Words) -> N
         hashes[value] = _xxh64(data, offsets[value], offsets[value + 1] - offsets[value])
 
 
-@kernel
+@helper
 def _xxh64(data: Bytes, at: int, size: int) -> _Word:
     end = at + size
     if size >= 32:
@@ -110,7 +110,7 @@ def _xxh64(data: Bytes, at: int, size: int) -> _Word:
     return _avalanche(hash_)
 
 
-@kernel
+@helper
 def _stripes(data: Bytes, at: int, size: int) -> _Word:
     """XXH64's four running sums over stripes of 32 bytes, merged."""
     sum_1 = _PRIME_1 + _PRIME_2
@@ -128,30 +128,30 @@ def _stripes(data: Bytes, at: int, size: int) -> _Word:
     return merged
 
 
-@kernel
+@helper
 def _round(running: _Word, word: _Word) -> _Word:
     return _rotate(running + word * _PRIME_2, 31) * _PRIME_1
 
 
-@kernel
+@helper
 def _step(running: _Word, word: _Word) -> _Word:
     """XXH64's step for eight bytes: a bijection of either argument while the other one is fixed."""
     return _rotate(running ^ _round(np.uint64(0), word), 27) * _PRIME_1 + _PRIME_4
 
 
-@kernel
+@helper
 def _null_step(running: _Word, key: _Word) -> _Word:
     """XXH64's step for a single byte, with the column's key in its place."""
     return _rotate(running ^ (key * _PRIME_5), 11) * _PRIME_1
 
 
-@kernel
+@helper
 def _avalanche(running: _Word) -> _Word:
     running = (running ^ (running >> np.uint64(33))) * _PRIME_2
     running = (running ^ (running >> np.uint64(29))) * _PRIME_3
     return running ^ (running >> np.uint64(32))
 
 
-@kernel
+@helper
 def _rotate(word: _Word, bits: int) -> _Word:
     return (word << np.uint64(bits)) | (word >> (_WORD_BITS - np.uint64(bits)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rivet_dagster._jit import Bytes, copy, kernel
+from rivet_dagster._jit import Bytes, copy, helper, kernel
 
 Offsets = npt.NDArray[np.int64]
 
@@ -52,13 +52,13 @@ def join_rows(
     return at
 
 
-@kernel
+@helper
 def _put(out: Bytes, at: int, data: Bytes, begin: int, end: int) -> int:
     copy(out, at, data, begin, end - begin)
     return at + end - begin
 
 
-@kernel
+@helper
 def _put_quoted(out: Bytes, at: int, data: Bytes, begin: int, end: int, doubled: bool) -> int:
     out[at] = _QUOTE
     at += 1
@@ -138,7 +138,7 @@ def put_timestamps(microseconds: Offsets, zoned: bool, out: Bytes, ends: Offsets
     ends[microseconds.size] = at
 
 
-@kernel
+@helper
 def _put_date(out: Bytes, at: int, days: int) -> int:
     """The date in the proleptic Gregorian calendar, which repeats every 400 years; years begin in March here."""
     since = days + 719_468  # days since 0000-03-01
@@ -160,7 +160,7 @@ def _put_date(out: Bytes, at: int, days: int) -> int:
     return _put_digits(out, at + 1, day + 1, 2)
 
 
-@kernel
+@helper
 def _put_year(out: Bytes, at: int, year: int) -> int:
     """Four digits; ISO 8601 wants a sign for years that need more, and for those before the year 0, which is 1 BC."""
     if year < 0 or year > 9999:
@@ -173,7 +173,7 @@ def _put_year(out: Bytes, at: int, year: int) -> int:
     return _put_digits(out, at, year, width)
 
 
-@kernel
+@helper
 def _put_time(out: Bytes, at: int, microseconds: int) -> int:
     seconds = microseconds // 1_000_000
     at = _put_digits(out, at, seconds // 3600, 2)
@@ -185,7 +185,7 @@ def _put_time(out: Bytes, at: int, microseconds: int) -> int:
     return _put_digits(out, at + 1, microseconds % 1_000_000, 6)
 
 
-@kernel
+@helper
 def _put_digits(out: Bytes, at: int, number: int, width: int) -> int:
     for place in range(at + width - 1, at - 1, -1):
         out[place] = _ZERO + number % 10

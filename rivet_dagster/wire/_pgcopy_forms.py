@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import pyarrow as pa
+
+from rivet_dagster.wire._storage import DAY_MICROSECONDS, DECIMALS, storage_type
 
 NULL: Final = -1
 """Length of a field that is NULL."""
@@ -22,11 +24,7 @@ ARRAY_HEADER: Final = 12
 
 # PostgreSQL counts from 2000-01-01, Arrow from 1970-01-01.
 EPOCH_DAYS: Final = 10_957
-EPOCH_MICROSECONDS: Final = EPOCH_DAYS * 86_400_000_000
-DAY_MICROSECONDS: Final = 86_400_000_000
-
-Decimal: TypeAlias = "pa.Decimal128Type[Any, Any] | pa.Decimal256Type[Any, Any]"
-DECIMALS: Final = (pa.Decimal128Type, pa.Decimal256Type)
+EPOCH_MICROSECONDS: Final = EPOCH_DAYS * DAY_MICROSECONDS
 
 INTERVAL: Final = pa.struct(
     [
@@ -125,8 +123,3 @@ def gives(column: WireColumn) -> bool:
     if column.form is Form.LIST:
         return isinstance(storage, pa.ListType) and column.elements is not None
     return storage in _STORAGE[column.form]
-
-
-def storage_type(arrow_type: pa.DataType) -> pa.DataType:
-    """What an extension type is made of; any other type itself."""
-    return arrow_type.storage_type if isinstance(arrow_type, pa.BaseExtensionType) else arrow_type

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rivet_dagster._jit import Bytes, kernel, load_big_endian
+from rivet_dagster._jit import Bytes, helper, kernel, load_big_endian
 from rivet_dagster.wire._pgcopy_forms import ARRAY_HEADER, INFINITE, NULL, SHAPE
 from rivet_dagster.wire._pgcopy_kernels import Offsets, Positions
 
@@ -55,7 +55,7 @@ def measure_lists(
     return count
 
 
-@kernel
+@helper
 def _list_size(page: Bytes, at: int, length: int, element_type: int) -> int:
     """Elements of the array at `at`; negative if it is no list that begins at 1, or no array at all."""
     if length < ARRAY_HEADER or load_big_endian(page, at + 8, np.uint32) != element_type:

@@ -8,18 +8,17 @@ from collections.abc import Iterator
 from rivet_dagster.errors import SourceError
 from rivet_dagster.wire._pgcopy_forms import (
     ARRAY_HEADER,
-    DECIMALS,
     NULL,
     NUMERIC_HEADER,
     NUMERIC_NEGATIVE,
     NUMERIC_SPECIAL,
-    Decimal,
     Form,
     WireColumn,
 )
+from rivet_dagster.wire._refusals import malformed, too_large, unexpected_null, unsupported
+from rivet_dagster.wire._storage import DECIMALS, Decimal
 
 _NUMERIC = struct.Struct(">HhHH")
-_REPLACING = "null to have NULL in its place, counted, or to text to have the column as the server's text"
 
 
 def split_fields(row: memoryview) -> Iterator[memoryview | None]:
@@ -32,52 +31,17 @@ def split_fields(row: memoryview) -> Iterator[memoryview | None]:
         at += max(length, 0)
 
 
-def malformed(what: str) -> SourceError:
-    """`RIVET_PROTOCOL_ERROR`: the bytes are no rows."""
-    return SourceError(
-        "RIVET_PROTOCOL_ERROR",
-        f"The rows that the server sent cannot be read: {what}.",
-        "Treat it as a broken connection: the window is read again on a new one.",
-        retryable=True,
-    )
-
-
-def invalid_text(column: WireColumn) -> SourceError:
-    """`RIVET_VALUE_UNSUPPORTED`: a text that Arrow does not take."""
-    field = column.field
-    return SourceError(
-        "RIVET_VALUE_UNSUPPORTED",
-        f"Column {field.name} holds text that is not valid UTF-8, which {field.type} cannot hold exactly.",
-        "Correct the value, or export a view that converts it to bytea.",
-    )
-
-
 def refusal(column: WireColumn, value: memoryview | None) -> SourceError:
     """Why a kernel refused `value`."""
-    name = column.field.name
     if value is None:
-        return SourceError(
-            "RIVET_VALUE_UNSUPPORTED",
-            f"Column {name} holds NULL, but the catalog said that it never does.",
-            "Plan the export again if the column became nullable.",
-        )
+        return unexpected_null(column.field)
     if column.form is Form.BYTES or (column.form is Form.JSONB and bytes(value[:1]) == b"\x01"):
-        return SourceError(
-            "RIVET_VALUE_TOO_LARGE",
-            f"Column {name} holds more than 2 GiB in one batch, which {column.field.type} cannot address.",
-            "Use smaller batches, or export a view that leaves such values out.",
-        )
+        return too_large(column.field)
     reason = _reason(column, bytes(value))
     if reason is None:
-        return malformed(f"column {name} has {len(value)} bytes that are no {column.form.value}")
+        return malformed(f"column {column.field.name} has {len(value)} bytes that are no {column.form.value}")
     what, replaceable = reason
-    return SourceError(
-        "RIVET_VALUE_UNSUPPORTED",
-        f"Column {name} holds {what}, which {column.field.type} cannot hold exactly.",
-        f"Correct the value, or set the column's option unrepresentable to {_REPLACING}."
-        if replaceable
-        else "Correct the value, or give the column a type that can hold it: a wider decimal, or text.",
-    )
+    return unsupported(column.field, what, replaceable=replaceable)
 
 
 def _reason(column: WireColumn, value: bytes) -> tuple[str, bool] | None:
