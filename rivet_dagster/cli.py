@@ -57,7 +57,7 @@ def export(
     source: Annotated[
         str,
         typer.Option(
-            help="Address of the database: postgresql://user@host/database.",
+            help="Address of the database: postgresql://user@host/database, mysql://user@host/database.",
             envvar="RIVET_SOURCE",
             show_envvar=True,
         ),
@@ -65,6 +65,9 @@ def export(
     table: Annotated[str, typer.Option(help="schema.table")],
     to: Annotated[str, typer.Option(help="Folder or address; the export gets a folder of its own there.")],
     key: Annotated[str | None, typer.Option(help="Key columns, separated by commas; default: the best.")] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Read a table without a usable key by one long statement.")
+    ] = False,
     rows_per_window: Annotated[int | None, typer.Option(help="Default: by the width of the rows.")] = None,
     file_format: Annotated[FileFormat, typer.Option("--format", help="Format of the files.")] = FileFormat.PARQUET,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Connections that read at the same time.")] = 2,
@@ -72,7 +75,9 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Plan, export and seal one table. Started again after an interruption, it goes on where it stopped."""
-    windows: dict[str, Any] = {"rows": rows_per_window}
+    windows: dict[str, Any] = {"type": "full"} if whole else {}
+    if rows_per_window is not None:
+        windows["rows"] = rows_per_window
     if key is not None:
         windows["columns"] = tuple(name.strip() for name in key.split(","))
     from rivet_dagster.export.operations import TableExport  # noqa: PLC0415 (help pages stay quick)

@@ -52,6 +52,7 @@ def window_metadata(store: Store, manifest: WindowManifest, *, reused: bool, con
         "rivet/manifest": dg.MetadataValue.url(store.url(window_path(manifest.generation, manifest.index))),
         "rivet/replaced_values": dg.MetadataValue.int(sum(each.values for each in manifest.replaced)),
         "rivet/reused": dg.MetadataValue.bool(reused),
+        "rivet/snapshot": dg.MetadataValue.bool(manifest.snapshot),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
@@ -39,6 +40,12 @@ class KeysetWindows(_Model):
         return value
 
 
+class FullWindows(_Model):
+    """One window, read by one statement: for a table without a usable key, where its owner accepts a long query."""
+
+    type: Literal["full"] = "full"
+
+
 class ReadLimits(_Model):
     """How much one statement may ask of the source and hold in this process.
 
@@ -48,6 +55,7 @@ class ReadLimits(_Model):
         statement_timeout_s: the server ends a statement after this many seconds.
         lock_timeout_s: the server ends a wait for a lock after this many seconds.
         idle_in_transaction_timeout_s: the server ends a window's snapshot that stays idle for this many seconds.
+        snapshot_s: a window whose snapshot becomes older than this is given up; so is the one statement of `full`.
         attempts: tries of a window whose failure may pass, such as a lost connection.
         retry_seconds: first pause between tries; doubles from try to try.
     """
@@ -57,6 +65,7 @@ class ReadLimits(_Model):
     statement_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     lock_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     idle_in_transaction_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    snapshot_s: Annotated[float, Field(gt=0)] = 900.0
     attempts: Annotated[int, Field(ge=1)] = 4
     retry_seconds: Annotated[float, Field(ge=0)] = 1.0
 
@@ -110,14 +119,23 @@ class CsvFormat(_Model):
         return {"compression": self.compression}
 
 
-def _format_type(value: object) -> object:
-    """Parts are Parquet unless something else is said."""
-    return value.get("type", "parquet") if isinstance(value, dict) else getattr(value, "type", None)
+def _named(usual: str) -> Callable[[object], object]:
+    """Finds which of several models is meant: the one that `type` names, `usual` where nothing does."""
+    return lambda value: value.get("type", usual) if isinstance(value, dict) else getattr(value, "type", None)
 
 
 PartsFormat = Annotated[
     Annotated[ParquetFormat, Tag("parquet")] | Annotated[CsvFormat, Tag("csv")],
-    Discriminator(_format_type, custom_error_type="format", custom_error_message="its type must be parquet or csv"),
+    Discriminator(
+        _named("parquet"), custom_error_type="format", custom_error_message="its type must be parquet or csv"
+    ),
+]
+
+Windows = Annotated[
+    Annotated[KeysetWindows, Tag("keyset")] | Annotated[FullWindows, Tag("full")],
+    Discriminator(
+        _named("keyset"), custom_error_type="windows", custom_error_message="its type must be keyset or full"
+    ),
 ]
 
 
@@ -148,7 +166,7 @@ class ExportConfig(_Model):
     """
 
     table: str
-    windows: KeysetWindows = KeysetWindows()
+    windows: Windows = KeysetWindows()
     format: PartsFormat = ParquetFormat()
     limits: ReadLimits = ReadLimits()
     columns: dict[str, ColumnOptions] = {}
@@ -188,7 +206,7 @@ def parse_config(values: dict[str, object]) -> ExportConfig:
         return ExportConfig.model_validate(values)
     except ValidationError as exc:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
+            f"{_field_name(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
             for fault in exc.errors(include_url=False, include_input=False)
         )
         raise ConfigError(
@@ -196,3 +214,9 @@ def parse_config(values: dict[str, object]) -> ExportConfig:
             f"The export cannot be used as configured: {faults}.",
             "Correct these fields.",
         ) from None
+
+
+def _field_name(loc: tuple[int | str, ...]) -> str:
+    """A field as the user spells it: without the name of the model that one of several was taken for."""
+    models = {1} if loc[:1] in (("windows",), ("format",)) else set()
+    return ".".join(str(part) for place, part in enumerate(loc) if place not in models)

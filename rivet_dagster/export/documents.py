@@ -171,7 +171,7 @@ class Replacement(_Model):
 
     Attributes:
         column: which.
-        reason: why the type cannot hold them: `NaN`, `infinity`, `out of range`, `array shape`.
+        reason: why the type cannot hold them: `NaN`, `infinity`, `out of range`, `array shape`, `zero date` …
         values: how many.
     """
 
@@ -197,6 +197,7 @@ class WindowManifest(Document):
         replaced: values that NULL replaced; empty where none was.
         work_id: the work that read it.
         read_at: when its snapshot was opened, ISO 8601 in UTC.
+        snapshot: whether its pages show the table at one moment; false for MyISAM and its like.
         statistics: what reading it asked of the source.
     """
 
@@ -215,6 +216,7 @@ class WindowManifest(Document):
     replaced: tuple[Replacement, ...] = ()
     work_id: str
     read_at: str
+    snapshot: bool = True
     statistics: ReadStatistics
 
 

@@ -14,7 +14,7 @@ from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.documents import ExportManifest, WorkMarker
 from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.names import WORK, table_folder
-from rivet_dagster.export.plan import Plan, Window, check_drift, extend_plan, load_plan
+from rivet_dagster.export.plan import Plan, Window, check_drift, extend_plan, load_plan, planned_key
 from rivet_dagster.export.retry import with_session
 from rivet_dagster.export.runner import WindowRun
 from rivet_dagster.export.schema import planned_columns
@@ -23,7 +23,7 @@ from rivet_dagster.export.spool import spool_folder
 from rivet_dagster.export.warm import warm_kernels
 from rivet_dagster.export.window import ExportJob
 from rivet_dagster.sources import SourceLimits, open_source
-from rivet_dagster.sources.base import ServerFacts, Session, Source, choose_key
+from rivet_dagster.sources.base import ServerFacts, Session, Source
 from rivet_dagster.stores import Store, open_store
 
 
@@ -53,6 +53,7 @@ class TableExport:
                 statement_timeout_s=limits.statement_timeout_s,
                 lock_timeout_s=limits.lock_timeout_s,
                 idle_in_transaction_timeout_s=limits.idle_in_transaction_timeout_s,
+                snapshot_s=limits.snapshot_s,
             ),
             config.type_choices,
         )
@@ -95,7 +96,7 @@ class TableExport:
         """
         table = with_session(self.source, self.config.limits, lambda session: session.describe(*self.config.relation))
         check_drift(plan, planned_columns(table, self.source.schema_of(table)))
-        key = choose_key(table, plan.head.key)
+        key = planned_key(table, plan)
         # Before the first snapshot opens: compiling takes seconds that the source should not wait for.
         warm_kernels(self.source, self.config.format.type)
         with spool_folder(self._spool_dir) as spool:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rivet_dagster.errors import DriftError, IntegrityError, PlanError
-from rivet_dagster.export.config import ExportConfig
+from rivet_dagster.errors import ConfigError, DriftError, IntegrityError, PlanError
+from rivet_dagster.export.config import ExportConfig, FullWindows
 from rivet_dagster.export.documents import (
     PlannedColumn,
     PlannedWindow,
@@ -16,7 +16,7 @@ from rivet_dagster.export.documents import (
 )
 from rivet_dagster.export.names import plan_folder, segment_path, window_key
 from rivet_dagster.export.schema import planned_columns
-from rivet_dagster.sources.base import Key, KeyRange, KeyText, Session, Source, Table, choose_key
+from rivet_dagster.sources.base import NO_KEY, Key, KeyRange, KeyText, Session, Source, Table, choose_key
 from rivet_dagster.stores.base import Store
 
 WINDOW_BYTES = 128 << 20
@@ -174,13 +174,21 @@ def extend_plan(source: Source, session: Session, config: ExportConfig, store: S
         SourceError: no such table, no usable key, columns whose types cannot be read.
         PlanError: RIVET_PLAN_MISMATCH where another key is asked for than was planned;
             RIVET_PLAN_TOO_MANY_WINDOWS.
+        ConfigError: RIVET_CONFIG_WINDOWS.
         DriftError: RIVET_SCHEMA_DRIFT.
     """
+    if isinstance(config.windows, FullWindows) and not source.reads_whole:
+        raise ConfigError(
+            "RIVET_CONFIG_WINDOWS",
+            f"Tables of {source.engine} cannot be read as a whole.",
+            "Use keyset windows.",
+            fatal=True,
+        )
     table = session.describe(*config.relation)
     columns = planned_columns(table, source.schema_of(table))
     while True:
         plan = load_plan(store)
-        key = choose_key(table, _key_columns(plan, config))
+        key = _key(table, plan, config)
         if plan is not None:
             check_drift(plan, columns)
         head = _head(plan, source, table, key, columns)
@@ -193,18 +201,29 @@ def extend_plan(source: Source, session: Session, config: ExportConfig, store: S
         # Another planner appended this segment first: go on from its frontier.
 
 
-def _key_columns(plan: Plan | None, config: ExportConfig) -> tuple[str, ...] | None:
-    asked = config.windows.columns
+def _key(table: Table, plan: Plan | None, config: ExportConfig) -> Key:
+    """The key to plan by; NO_KEY for a table that is read as a whole."""
+    windows = config.windows
+    asked = () if isinstance(windows, FullWindows) else windows.columns
     if plan is None:
-        return asked
+        return NO_KEY if asked == () else choose_key(table, asked)
     if asked is not None and asked != plan.head.key:
         raise PlanError(
             "RIVET_PLAN_MISMATCH",
-            f"{plan.head.table} is planned by ({', '.join(plan.head.key)}), not by ({', '.join(asked)}).",
+            f"{plan.head.table} is planned {_by(plan.head.key)}, not {_by(asked)}.",
             "Ask for the planned key, or export to another destination.",
             fatal=True,
         )
-    return plan.head.key
+    return planned_key(table, plan)
+
+
+def planned_key(table: Table, plan: Plan) -> Key:
+    """The key that a plan goes by, as the table has it now; errors as in `choose_key`."""
+    return choose_key(table, plan.head.key) if plan.head.key else NO_KEY
+
+
+def _by(key: tuple[str, ...]) -> str:
+    return f"by ({', '.join(key)})" if key else "as a whole"
 
 
 def check_drift(plan: Plan, columns: tuple[PlannedColumn, ...]) -> None:
@@ -256,6 +275,10 @@ def _head(plan: Plan | None, source: Source, table: Table, key: Key, columns: tu
 
 def _with_windows(head: PlanSegment, session: Session, table: Table, key: Key, config: ExportConfig) -> PlanSegment:
     """The segment with a window for every stretch of rows beyond its lower bound."""
+    if isinstance(config.windows, FullWindows):
+        # No bound: the window is the table, whatever comes to it later.
+        whole = PlannedWindow(hi=(), rows=table.estimated_rows or 0)
+        return head.model_copy(update={"windows": () if head.first_window else (whole,)})
     rows = config.windows.rows or window_rows(table)
     windows: list[PlannedWindow] = []
     for hi, count in walk_windows(session, table, key, head.lo, rows):

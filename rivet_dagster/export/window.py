@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rivet_dagster.errors import InterruptedExport, StoreError
+from rivet_dagster.errors import InterruptedExport, SourceError, StoreError
 from rivet_dagster.export.commit import SpooledPart, commit_window, spooled
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.documents import ReadStatistics, Replacement, WindowManifest, schema_fingerprint
@@ -62,7 +62,7 @@ class _Tally:
         self.pages += page.rows > 0
         self.wire_bytes += page.wire_bytes
         self.largest = max(self.largest, page.wire_bytes)
-        self.longest = max(self.longest, page.seconds)
+        self.longest = max(self.longest, page.seconds, page.running_s)
 
 
 @dataclass
@@ -184,6 +184,7 @@ def export_window(
             replaced=replaced,
             work_id=job.work_id,
             read_at=read_at.isoformat(timespec="milliseconds"),
+            snapshot=job.table.snapshots,
             statistics=ReadStatistics(
                 pages=tally.pages,
                 wire_bytes=tally.wire_bytes,
@@ -207,9 +208,17 @@ def _read_pages(
 ) -> None:
     """Read page after page until one comes back short, which proves the window's end."""
     after = window.span.lo
+    limit_s = parts.job.config.limits.snapshot_s
+    opened = time.monotonic()
     while True:
         if stopped():
             raise dropped(window)
+        if time.monotonic() - opened > limit_s:
+            raise SourceError(
+                "RIVET_SNAPSHOT_TOO_OLD",
+                f"The snapshot of window {window.key} of {parts.job.table.label} was held for {limit_s:g} s.",
+                "Plan fewer rows a window in another destination, or raise snapshot_s.",
+            )
         asked = servo.rows
         page = reader.read_page(KeyRange(after, window.span.hi), asked)
         tally.add(page)

@@ -15,6 +15,8 @@ __all__ = ["ENGINES", "Source", "SourceLimits", "TypeChoices", "open_source", "w
 ENGINES = {
     "postgresql": "rivet_dagster.sources.postgres.source:PostgresSource",
     "postgres": "rivet_dagster.sources.postgres.source:PostgresSource",
+    "mysql": "rivet_dagster.sources.mysql.source:MysqlSource",
+    "mariadb": "rivet_dagster.sources.mysql.source:MysqlSource",
 }
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Unrepresentable = Literal["error", "null", "text"]
 
+# What a server sends, this process writes and a network carries without haste.
+_USUAL_BYTES_A_SECOND = 50 << 20
+_ASSUMED_ROW_BYTES = 128
+
 KeyText = tuple[str, ...]
 """One key value, a text a key column, as the server writes it and reads it back. Only the server compares keys."""
 
@@ -37,6 +41,7 @@ class Column:
         declared_id: number or name of the type before it was resolved to its base type.
         compared_as: type to compare keys as, where the declared one has no operators; empty where it has.
         element: what an array holds; None for what is no array.
+        collation: name of the collation that compares its texts; empty where the engine does not say.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Column:
     declared_id: int = 0
     compared_as: str = ""
     element: Column | None = None
+    collation: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,10 @@ class Key:
     primary: bool = False
 
 
+NO_KEY = Key((), "")
+"""In place of a key, for a table that is read as a whole."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table as its server describes it.
@@ -110,6 +120,7 @@ class Table:
         rejected_keys: unique indexes that cannot be used, as (index, reason).
         estimated_rows: by the server's statistics; None where it has none.
         average_row_bytes: by the server's statistics; 0 where it has none.
+        snapshots: whether the statements of a transaction see it at one moment; false for MyISAM and its like.
     """
 
     schema: str
@@ -119,6 +130,7 @@ class Table:
     rejected_keys: tuple[tuple[str, str], ...] = field(default=())
     estimated_rows: int | None = None
     average_row_bytes: int = 0
+    snapshots: bool = True
 
     @property
     def label(self) -> str:
@@ -151,17 +163,20 @@ class Step:
 
 @dataclass(frozen=True)
 class Page:
-    """What one short statement of a window brought.
+    """What one short statement of a window brought, or a piece of the only one.
 
     Attributes:
         rows: rows it returned.
         wire_bytes: bytes of the rows on the wire.
-        seconds: from sending the statement to its last byte, decoding and writing not included.
+        seconds: from sending the statement to its last byte, with what is decoded meanwhile; for a piece, from the
+            moment that it was asked for.
+        running_s: how long a statement that comes in pieces runs already; 0 for any other.
     """
 
     rows: int
     wire_bytes: int
     seconds: float
+    running_s: float = 0.0
 
 
 class WindowReader(Protocol):
@@ -216,12 +231,14 @@ class SourceLimits:
         lock_timeout_s: a wait for a lock.
         idle_in_transaction_timeout_s: a snapshot that nobody reads from.
         connect_timeout_s: an attempt to connect.
+        snapshot_s: a window's snapshot, and so the one statement that reads a table as a whole.
     """
 
     statement_timeout_s: float = 30.0
     lock_timeout_s: float = 10.0
     idle_in_transaction_timeout_s: float = 60.0
     connect_timeout_s: float = 10.0
+    snapshot_s: float = 900.0
 
 
 @dataclass(frozen=True)
@@ -230,17 +247,14 @@ class ServerFacts:
 
     Attributes:
         version: the server's name and version number.
-        standby: it is a read replica, whose replay of changes can end what reads from it.
-        pooled: a connection pooler stands between it and this process.
+        notes: what else matters to a reader: that it is a replica, that a pooler or proxy stands before it.
     """
 
     version: str
-    standby: bool
-    pooled: bool
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        marks = (("hot standby", self.standby), ("behind a connection pooler", self.pooled))
-        return ", ".join([self.version, *(words for words, holds in marks if holds)])
+        return ", ".join([self.version, *self.notes])
 
 
 class Session(Protocol):
@@ -277,6 +291,9 @@ class Source(Protocol):
     engine: str
     """Name of the engine: `postgresql`."""
 
+    reads_whole: bool
+    """Whether a window may be opened without a key, whose pages are then pieces of one long statement."""
+
     @property
     def label(self) -> str:
         """Where it is, without secrets: for messages and metadata."""
@@ -305,8 +322,10 @@ def choose_key(table: Table, columns: Sequence[str] | None) -> Key:
     if not table.keys:
         raise SourceError(
             "RIVET_KEY_MISSING",
-            f"Table {table.label} has no usable key: no valid unique index over NOT NULL columns.{rejected}",
-            "Add a primary key, or a unique index over NOT NULL columns, and plan again.",
+            f"Table {table.label} has no usable key: no valid unique index over NOT NULL columns.{rejected} "
+            f"As a whole it would hold one query open for {_whole_seconds(table)}.",
+            "Add a primary key, or a unique index over NOT NULL columns, and plan again; or accept the long query with "
+            "windows of type full.",
             fatal=True,
         )
     if columns is None:
@@ -321,3 +340,11 @@ def choose_key(table: Table, columns: Sequence[str] | None) -> Key:
         f"Name the columns of a usable key in its index's order: {usable}.",
         fatal=True,
     )
+
+
+def _whole_seconds(table: Table) -> str:
+    """How long reading a table by one statement takes, in words."""
+    if table.estimated_rows is None:
+        return "an unknown time"
+    seconds = table.estimated_rows * (table.average_row_bytes or _ASSUMED_ROW_BYTES) / _USUAL_BYTES_A_SECOND
+    return f"about {max(1, round(seconds))} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from demo.mariadb import MariaServer
 from tests.support.cli import rivet
 
 ROOT = Path(__file__).parents[2]
@@ -33,28 +35,55 @@ def shop(
     sql("DROP ROLE IF EXISTS rivet_reader")
 
 
-def run_shell(text: str, dsn: str) -> None:
+@pytest.fixture
+def mysql_shop(mariadb: MariaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """A database called `shop`, as grants need to name it."""
+    with mariadb.connect() as connection:
+
+        def run(statement: str) -> Any:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall()
+
+        run("CREATE DATABASE shop")
+        run("USE shop")
+        run("CREATE TABLE shop.orders (id int PRIMARY KEY, note text, shipped date)")
+        run("INSERT INTO shop.orders SELECT seq, concat('order ', seq), '2024-02-29' FROM seq_1_to_3000")
+        run("CREATE TABLE shop.visits (page varchar(20), at datetime(6))")
+        run("INSERT INTO shop.visits SELECT concat('page ', seq MOD 7), now(6) FROM seq_1_to_3000")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MYSQL_DSN", mariadb.dsn("shop"))
+        yield run
+        run("DROP DATABASE shop")
+        run("DROP USER IF EXISTS rivet_reader@'%'")
+
+
+def run_shell(text: str) -> None:
     for line in text.splitlines():
-        program, *arguments = shlex.split(line.replace("$PG_DSN", dsn))
+        program, *arguments = shlex.split(os.path.expandvars(line))
         assert program == "rivet-dagster", line
         done = rivet(*arguments)
         assert done.code == 0, (line, done.err)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_snippets_run(page: Path, shop: Callable[[str], Any], dsn: str) -> None:
+def test_snippets_run(page: Path, request: pytest.FixtureRequest) -> None:
     snippets = SNIPPET.findall(page.read_text())
+    engine = "MYSQL" if "MYSQL_DSN" in page.read_text() else "PG"
+    shop = request.getfixturevalue("mysql_shop" if engine == "MYSQL" else "shop")
+    schema = "shop" if engine == "MYSQL" else "public"
+    database = os.environ[f"{engine}_DSN"].rpartition("/")[2]
     if not any("rivet-dagster export" in text for _, text in snippets):
-        run_shell('rivet-dagster export --source "$PG_DSN" --table public.orders --to lake', dsn)
+        run_shell(f'rivet-dagster export --source "${engine}_DSN" --table {schema}.orders --to lake')
     for language, text in snippets:
         if language == "python":
             exec(compile(text, str(page), "exec"), {"__name__": "snippet"})
         elif language == "sql":
-            for statement in text.replace("DATABASE shop", f"DATABASE {dsn.rpartition('/')[2]}").split(";"):
+            for statement in text.replace("DATABASE shop", f"DATABASE {database}").split(";"):
                 if statement.strip():
                     shop(statement)
         else:
-            run_shell(text, dsn)
+            run_shell(text)
 
 
 def test_the_least_privilege_of_the_docs_is_enough(
@@ -70,3 +99,19 @@ def test_the_least_privilege_of_the_docs_is_enough(
     reader = postgres.dsn(database, user="rivet_reader", password="choose one")
     done = rivet("export", "--source", reader, "--table", "public.orders", "--to", str(tmp_path / "other"))
     assert done.code == 0, done.err
+
+
+def test_the_user_of_the_mysql_page_is_enough(
+    mysql_shop: Callable[[str], Any], mariadb: MariaServer, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs/how-to/mysql-and-mariadb.md").read_text()
+    for language, text in SNIPPET.findall(page):
+        for statement in text.split(";") if language == "sql" else ():
+            if statement.strip():
+                mysql_shop(statement)
+    reader = mariadb.dsn("shop", user="rivet_reader", password="choose one")
+    done = rivet("export", "--source", reader, "--table", "shop.orders", "--to", str(tmp_path / "lake"))
+    assert done.code == 0, done.err
+    refused = rivet("export", "--source", reader, "--table", "shop.visits", "--to", str(tmp_path / "lake"), "--whole")
+    assert refused.code == 1
+    assert "RIVET_SOURCE" in refused.err

@@ -44,8 +44,9 @@ def test_every_dependency_has_a_reason() -> None:
 def test_every_package_that_is_imported_is_a_dependency() -> None:
     """What another package happens to bring may be gone with its next version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["postgres"]]
-    known = {re.split(r"[\[<>=]", requirement)[0] for requirement in declared} | {"rivet_dagster", "__future__"}
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["postgres"], *extras["mysql"]]
+    known = {re.split(r"[\[<>=]", requirement)[0].lower() for requirement in declared} | {"rivet_dagster", "__future__"}
     imported: set[str] = set()
     for path in (ROOT / "rivet_dagster").rglob("*.py"):
         imported |= packages(ast.parse(path.read_text()))

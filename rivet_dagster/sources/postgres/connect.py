@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from rivet_dagster.errors import ConfigError
+from rivet_dagster.sources.addresses import is_local, malformed, place, refuse_ambiguous
 from rivet_dagster.sources.base import ServerFacts, SourceLimits
 from rivet_dagster.sources.postgres import templates
 from rivet_dagster.sources.postgres.failures import connect_failure
 
 APPLICATION_NAME = "rivet_dagster"
+
+_SCHEME = "postgresql"
 
 _DEFAULTS: dict[str, Any] = {
     # No application_name: a pooler would leave it on the server's connection to the next client that has none.
@@ -33,30 +33,19 @@ def parse_dsn(dsn: str) -> dict[str, Any]:
     Raises:
         ConfigError: RIVET_CONFIG_DSN; the message never quotes the address, which may hold a password.
     """
-    # A password with @ / ? or # in it would be taken apart in the wrong place, and a piece of it shown as the host.
-    if dsn.count("@") > urlsplit(dsn).netloc.count("@") or dsn.count("@") > 1:
-        raise _malformed("there is an @ behind the host, or more than one")
+    refuse_ambiguous(_SCHEME, dsn)
     try:
         given = conninfo_to_dict(dsn)
     except psycopg.Error:
-        raise _malformed("its parts cannot be told apart") from None
+        raise malformed(_SCHEME, "its parts cannot be told apart") from None
     if not all(port.isdecimal() for port in str(given.get("port") or "").split(",") if port):
-        raise _malformed("its port is not a number")
+        raise malformed(_SCHEME, "its port is not a number")
     params = {**_DEFAULTS, **given}
     # A driver's default is to fall back to plain text in silence: only this machine may be talked to like that.
-    if "sslmode" not in params and not all(_is_local(host) for host in _hosts(params)):
+    if "sslmode" not in params and not all(is_local(host) for host in _hosts(params)):
         params["sslmode"] = "verify-full"
         params.setdefault("sslrootcert", "system")
     return params
-
-
-def _malformed(why: str) -> ConfigError:
-    return ConfigError(
-        "RIVET_CONFIG_DSN",
-        f"The source's address cannot be used: {why}.",
-        "Write postgresql://user:password@host:port/database and percent-encode @ : / ? # % in user and password.",
-        fatal=True,
-    )
 
 
 def _hosts(params: dict[str, Any]) -> list[str]:
@@ -64,21 +53,11 @@ def _hosts(params: dict[str, Any]) -> list[str]:
     return named.split(",")
 
 
-def _is_local(host: str) -> bool:
-    if not host or host.startswith(("/", "@")) or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def label_of(params: dict[str, Any]) -> str:
     """Where the parameters lead, without secrets: `postgresql://host:5432/database`."""
     host = str(params.get("host") or params.get("hostaddr") or "localhost")
     port = params.get("port", 5432)
-    place = f"[{host}]" if ":" in host and "," not in host else host
-    return f"postgresql://{place}:{port}/{params.get('dbname', '')}"
+    return f"postgresql://{place(host, port)}/{params.get('dbname', '')}"
 
 
 def connect(params: dict[str, Any], limits: SourceLimits) -> psycopg.Connection[tuple[Any, ...]]:
@@ -106,4 +85,6 @@ def server_facts(connection: psycopg.Connection[tuple[Any, ...]]) -> ServerFacts
     version, standby, backend = row
     # Distributions add words of their own behind the number. A pooler hands out process ids, or keys in their
     # place, that are not those of the server process: pgBouncer and Odyssey alike.
-    return ServerFacts(f"PostgreSQL {version.split()[0]}", standby, backend != connection.info.backend_pid)
+    pooled = backend != connection.info.backend_pid
+    marks = (("hot standby", standby), ("behind a connection pooler", pooled))
+    return ServerFacts(f"PostgreSQL {version.split()[0]}", tuple(words for words, holds in marks if holds))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from rivet_dagster.errors import ConfigError
 from rivet_dagster.sources.base import Column, ColumnChoice, Table, TypeChoices
+from rivet_dagster.sources.choices import NATIVE_TYPE_KEY, check_choices, refuse_type
 from rivet_dagster.sources.postgres.typemap import (
     BY_OID,
     INET,
@@ -28,7 +28,6 @@ from rivet_dagster.sources.typenames import arrow_type, decimal_shape, element_n
 if TYPE_CHECKING:
     from rivet_dagster.wire.pgcopy import WireColumn
 
-NATIVE_TYPE_KEY = b"rivet.native_type"
 _NUMERIC_MODIFIER_BASE = 4
 _LARGEST_PRECISION = 76
 _ARRAY_OIDS = {TEXT_OID: 1009, NUMERIC_OID: 1231}
@@ -81,15 +80,7 @@ def readings(table: Table, choices: TypeChoices) -> tuple[Reading, ...]:
         ConfigError: RIVET_CONFIG_COLUMN for a choice about a column that is not there, RIVET_CONFIG_TYPE for a type
             that a column cannot have.
     """
-    names = {column.name for column in table.columns}
-    unknown = sorted(name for name in choices.columns if name not in names)
-    if unknown:
-        raise ConfigError(
-            "RIVET_CONFIG_COLUMN",
-            f"{table.label} has no columns {', '.join(unknown)}, for which options are given.",
-            f"Give options for columns that are there: {', '.join(sorted(names))}.",
-            fatal=True,
-        )
+    check_choices(table, choices)
     return tuple(_reading(table, column, choices.of(column.name)) for column in table.columns)
 
 
@@ -106,7 +97,7 @@ def _reading(table: Table, column: Column, choice: ColumnChoice) -> Reading:
         return _list_reading(table, column, column.element, choice)
     rule = _rule(column)
     if choice.type is not None:
-        rule = _chosen(column, rule, choice.type) or _refuse(table, column, choice.type, rule.type, *rule.choices)
+        rule = _chosen(column, rule, choice.type) or refuse_type(table, column, choice.type, rule.type, *rule.choices)
     elif as_text and rule.beyond:
         rule = text_rule(0, "", "")
     return _made(column, rule, choice)
@@ -148,22 +139,13 @@ def _chosen(column: Column, rule: TypeRule, asked: str) -> TypeRule | None:
     return None
 
 
-def _refuse(table: Table, column: Column, asked: str, *offered: str) -> NoReturn:
-    raise ConfigError(
-        "RIVET_CONFIG_TYPE",
-        f"Column {column.name} of {table.label} ({column.native_type}) cannot have the type {asked}.",
-        f"It may be one of: {', '.join(dict.fromkeys(offered))}.",
-        fatal=True,
-    )
-
-
 def _list_reading(table: Table, column: Column, element: Column, choice: ColumnChoice) -> Reading:
     rule = _rule(element)
     if choice.type is not None:
         offered = ("text", *(f"list({name})" for name in (rule.type, *rule.choices)))
         inner = element_name(choice.type)
         chosen = None if inner is None else _chosen(element, rule, inner)
-        rule = chosen or _refuse(table, column, choice.type, *offered)
+        rule = chosen or refuse_type(table, column, choice.type, *offered)
     select, wire_type, element_type = PLAIN, column.type_id, element.declared_id
     if rule.select != PLAIN:
         select, wire_type, element_type = rule.select_array, _ARRAY_OIDS[rule.wire_oid], rule.wire_oid

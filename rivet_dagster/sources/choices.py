@@ -1,0 +1,38 @@
+"""What users choose of columns' types, held against a table. The same for every engine."""
+
+from __future__ import annotations
+
+from typing import Final, NoReturn
+
+from rivet_dagster.errors import ConfigError
+from rivet_dagster.sources.base import Column, Table, TypeChoices
+
+NATIVE_TYPE_KEY: Final = b"rivet.native_type"
+"""Metadata of a field: the declared type."""
+
+
+def check_choices(table: Table, choices: TypeChoices) -> None:
+    """Whether there is every column that something was chosen for.
+
+    Raises:
+        ConfigError: RIVET_CONFIG_COLUMN.
+    """
+    names = {column.name for column in table.columns}
+    unknown = sorted(name for name in choices.columns if name not in names)
+    if unknown:
+        raise ConfigError(
+            "RIVET_CONFIG_COLUMN",
+            f"{table.label} has no columns {', '.join(unknown)}, for which options are given.",
+            f"Give options for columns that are there: {', '.join(sorted(names))}.",
+            fatal=True,
+        )
+
+
+def refuse_type(table: Table, column: Column, asked: str, *offered: str) -> NoReturn:
+    """`RIVET_CONFIG_TYPE`: a column cannot have the type that is asked for."""
+    raise ConfigError(
+        "RIVET_CONFIG_TYPE",
+        f"Column {column.name} of {table.label} ({column.native_type}) cannot have the type {asked}.",
+        f"It may be one of: {', '.join(dict.fromkeys(offered))}.",
+        fatal=True,
+    )
