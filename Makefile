@@ -1,5 +1,7 @@
-# `make help` lists the targets. Knobs: PYTHON (interpreter of the virtual environment), PYTEST_ARGS, BENCH_ARGS.
+# `make help` lists the targets.
+# Knobs: PYTHON (interpreter of the virtual environment), DEMO_ENGINE (postgres, mariadb), PYTEST_ARGS, BENCH_ARGS.
 PYTHON ?= python3
+DEMO_ENGINE ?= postgres
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 VENV := .venv
@@ -7,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui services test test-nightly check format bench screenshots clean
+.PHONY: help demo ui engine services test test-nightly check format bench screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,13 +19,18 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## export five real tables from an embedded PostgreSQL through Dagster backfills
-	$(BIN)/python -m demo.run
+demo: $(STAMP) engine ## export five real tables from a private database through Dagster backfills
+	DEMO_ENGINE=$(DEMO_ENGINE) $(BIN)/python -m demo.run
 
-ui: $(STAMP) ## open the demo in Dagster's UI (http://127.0.0.1:3000)
-	$(BIN)/python -m demo.ui
+ui: $(STAMP) engine ## open the demo in Dagster's UI (http://127.0.0.1:3000)
+	DEMO_ENGINE=$(DEMO_ENGINE) $(BIN)/python -m demo.ui
 
-services: ## install PostgreSQL's programs and pgBouncer for the tests, if they are missing (Debian)
+engine:
+ifeq ($(DEMO_ENGINE),mariadb)
+	@sh tests/services.sh mariadb-server # it comes in no wheel
+endif
+
+services: ## install the programs of PostgreSQL, MariaDB and pgBouncer, if they are missing (Debian)
 	@sh tests/services.sh
 
 test: services check ## lint, type-check and run every test
@@ -42,14 +49,18 @@ format: $(STAMP) ## rewrite the sources in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# DuckDB's scanner of PostgreSQL comes for an older DuckDB than the tests read with, so it stands in a folder of its own.
+# DuckDB's scanners come for an older DuckDB than the tests read with, and dlt brings what nothing else needs, so each
+# stands in a folder of its own.
 .bench/.installed: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .bench/duckdb \
-		duckdb==1.5.5 duckdb-extension-postgres-scanner==1.5.5
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench/duckdb \
+		duckdb==1.5.5 duckdb-extension-postgres-scanner==1.5.5 duckdb-extension-mysql-scanner==1.5.5
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade --target .bench/dlt \
+		'dlt[sql_database,parquet]'
 	@touch $@
 
-bench: .bench/.installed ## compare with rivals and with limits (a quarter of an hour; BENCH_ARGS=--help lists sections)
+bench: .bench/.installed ## compare with rivals and with limits (half an hour; BENCH_ARGS=--help lists sections)
+	-@sh tests/services.sh mariadb-server # without it, the sections of MariaDB fail, and say so
 	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
 
 screenshots: $(STAMP) ## take the pictures of the docs from the demo (needs Chromium)

@@ -1,4 +1,4 @@
-"""The demo: five real tables, a private PostgreSQL, Dagster's services and Parquet in a local folder."""
+"""The demo: five real tables, a private PostgreSQL or MariaDB, Dagster's services and Parquet in a local folder."""
 
 
 class DemoError(RuntimeError):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -17,9 +18,10 @@ from rich.table import Table
 
 from demo import DemoError
 from demo.data import TABLES
+from demo.engines import chosen_engine
 from demo.graphql import Backfill, DagsterClient, Materialization, Run
 from demo.services import DagsterServices
-from demo.stage import LAKE, open_stage, run_to_exit
+from demo.stage import Stage, open_stage, run_to_exit
 
 _EXPORT_SECONDS = 900.0
 _LEFTOVER_SECONDS = 120.0
@@ -30,46 +32,49 @@ class Export:
     """One table on its way: the backfill over all of its windows.
 
     Attributes:
-        table: its name in schema `public`.
+        table: its name.
+        asset: the name of its asset.
         windows: partition keys, in the plan's order.
         backfill_id: of the backfill over these.
         launched: when, in seconds since 1970.
     """
 
     table: str
+    asset: str
     windows: tuple[str, ...]
     backfill_id: str
     launched: float
 
     def committed(self, client: DagsterClient) -> dict[str | None, Materialization]:
         """The windows exported since the launch; the state of partitions would count earlier exports too."""
-        events = client.materializations(f"public/{self.table}", after=self.launched)
+        events = client.materializations(self.asset, after=self.launched)
         return {event.partition: event for event in events}
 
 
 def main(console: Console) -> None:
     """Run the demo, over an empty folder or over what an earlier run left."""
-    names = [table.name for table in TABLES]
+    engine = chosen_engine()
+    assets = {table.name: f"{engine.schema}/{table.name}" for table in TABLES}
     with ExitStack() as stack:
-        with _step(console, "Start PostgreSQL and load five tables"):
+        with _step(console, f"Start {engine.title} and load five tables"):
             stage = stack.enter_context(open_stage())
         with _step(console, "Start Dagster's webserver and daemon"):
             services = stack.enter_context(stage.services())
         _call_off_leftovers(console, services)
         with _step(console, "Plan the tables' windows"):
-            _materialize(services, [f"public/{name}/plan" for name in names])
-        exports = [_launch_backfill(services.client, name) for name in names]
+            _materialize(services, [f"{asset}/plan" for asset in assets.values()])
+        exports = [_launch_backfill(services.client, *each) for each in assets.items()]
         console.print(f"  {len(exports)} backfills are launched; the daemon looks for them every 30 seconds.")
         _follow(console, services, exports)
         with _step(console, "Verify and seal the tables"):
-            _materialize(services, [f"public/{name}/complete" for name in names])
+            _materialize(services, [f"{asset}/complete" for asset in assets.values()])
         with _step(console, "Wait for the daemon to close the backfills"):
             _close(services, exports)
-        report = _report(services.client, exports)
+        report = _report(stage, services.client, exports)
         with _step(console, "Stop everything"):
             stack.close()
     console.print(report)
-    console.print(_hints(), markup=False, soft_wrap=True)
+    console.print(_hints(stage), markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -105,11 +110,11 @@ def _materialize(services: DagsterServices, assets: Sequence[str]) -> None:
         raise _failure(services.client, [run])
 
 
-def _launch_backfill(client: DagsterClient, table: str) -> Export:
-    windows = tuple(client.partition_keys(f"public/{table}"))
+def _launch_backfill(client: DagsterClient, table: str, asset: str) -> Export:
+    windows = tuple(client.partition_keys(asset))
     launched = time.time()
-    backfill_id = client.launch_backfill(f"public/{table}", windows, title=f"Demo: all of {table}")
-    return Export(table, windows, backfill_id, launched)
+    backfill_id = client.launch_backfill(asset, windows, title=f"Demo: all of {table}")
+    return Export(table, asset, windows, backfill_id, launched)
 
 
 def _follow(console: Console, services: DagsterServices, exports: Sequence[Export]) -> None:
@@ -154,7 +159,7 @@ def _failure(client: DagsterClient, runs: Sequence[Run]) -> DemoError:
     return DemoError("\n".join([f"Run {run.run_id} ended as {run.status}." for run in runs] + list(reasons)))
 
 
-def _report(client: DagsterClient, exports: Sequence[Export]) -> Table:
+def _report(stage: Stage, client: DagsterClient, exports: Sequence[Export]) -> Table:
     """One line a table: what its seal says, and how its windows were read."""
     report = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     report.add_column("table", no_wrap=True)
@@ -162,7 +167,7 @@ def _report(client: DagsterClient, exports: Sequence[Export]) -> Table:
         report.add_column(heading, justify="right", no_wrap=True)
     report.add_column("row\nfingerprint", no_wrap=True)
     for export in exports:
-        seal = json.loads((LAKE / f"public.{export.table}" / "manifest.json").read_bytes())
+        seal = json.loads((_sealed(stage, export.table) / "manifest.json").read_bytes())
         parts = [part for window in seal["windows"] for part in window["parts"]]
         windows = [event.metadata for event in export.committed(client).values()]
         seconds = sum(each["rivet/duration_s"] for each in windows)
@@ -179,11 +184,16 @@ def _report(client: DagsterClient, exports: Sequence[Export]) -> Table:
     return report
 
 
-def _hints() -> str:
+def _sealed(stage: Stage, table: str) -> Path:
+    """Folder of a table's export."""
+    return stage.lake / f"{stage.engine.schema}.{table}"
+
+
+def _hints(stage: Stage) -> str:
     """How to look at the result, with paths as seen from here."""
-    query = _QUERY.format(export=os.path.relpath(LAKE / "public.flights"))
+    query = _QUERY.format(export=os.path.relpath(_sealed(stage, "flights")))
     return f"""
-See it in Dagster:  make ui
+See it in Dagster:  make ui{stage.engine.options}
 Ask DuckDB:         {os.path.relpath(sys.executable)} -c "import duckdb; duckdb.sql('''{query}''').show()"
 """
 

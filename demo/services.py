@@ -18,7 +18,7 @@ from dagster import DagsterInstance
 
 from demo import DemoError
 from demo.graphql import Backfill, DagsterClient, DefinitionsError, GraphQLError, Run
-from demo.postgres import HOST, free_port, tail
+from demo.server import HOST, free_port, tail
 
 _POLL_SECONDS = 1.0
 _STOP_SECONDS = 15.0

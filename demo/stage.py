@@ -14,18 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+import pymysql
 from rich.console import Console
 
-from demo import DemoError, data
-from demo.postgres import EmbeddedPostgres
+from demo import DemoError
+from demo.engines import DEFAULT, Engine, EngineError, chosen_engine
 from demo.services import DagsterServices
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(os.environ.get("RIVET_DEMO_FOLDER", ROOT / ".demo")).absolute()
-LAKE = FOLDER / "lake"
-LOGS = FOLDER / "logs"
-
-_HOME = FOLDER / "dagster"
 
 
 @dataclass(frozen=True)
@@ -33,16 +30,29 @@ class Stage:
     """The demo's running database and what its code location has to know.
 
     Attributes:
-        server: with all tables loaded.
+        engine: the database's, with all tables loaded.
+        folder: where everything of this engine's demo is kept.
         environment: variables that definitions.py reads.
     """
 
-    server: EmbeddedPostgres
+    engine: Engine
+    folder: Path
     environment: dict[str, str]
+
+    @property
+    def lake(self) -> Path:
+        """Folder that the tables are exported to."""
+        return self.folder / "lake"
 
     def services(self, port: int | None = None) -> DagsterServices:
         """Dagster's services over the demo's definitions; not started yet."""
-        return DagsterServices(ROOT / "definitions.py", home=_HOME, logs=LOGS, environment=self.environment, port=port)
+        return DagsterServices(
+            ROOT / "definitions.py",
+            home=self.folder / "dagster",
+            logs=self.folder / "logs",
+            environment=self.environment,
+            port=port,
+        )
 
 
 @contextlib.contextmanager
@@ -52,16 +62,18 @@ def open_stage() -> Iterator[Stage]:
     Raises:
         DemoError: another process has the stage, or something does not start.
     """
-    for folder in (LAKE, LOGS, _HOME):
-        folder.mkdir(parents=True, exist_ok=True)
-    with _alone(), EmbeddedPostgres(FOLDER / "postgres", password=_kept_password()) as server:
-        reader_password = secrets.token_urlsafe()
-        data.load(server, reader_password)
-        shutil.copyfile(Path(__file__).with_name("dagster.yaml"), _HOME / "dagster.yaml")
-        yield Stage(
-            server,
-            {"RIVET_DEMO_DSN": data.reader_dsn(server, reader_password), "RIVET_DEMO_LAKE": str(LAKE)},
-        )
+    engine = chosen_engine()
+    folder = _folder(engine)
+    for name in ("lake", "logs", "dagster"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with _alone(folder), engine.open(folder / engine.name, _kept_password(folder, engine)) as dsn:
+        shutil.copyfile(Path(__file__).with_name("dagster.yaml"), folder / "dagster" / "dagster.yaml")
+        variables = {
+            "RIVET_DEMO_DSN": dsn,
+            "RIVET_DEMO_SCHEMA": engine.schema,
+            "RIVET_DEMO_LAKE": str(folder / "lake"),
+        }
+        yield Stage(engine, folder, variables)
 
 
 def run_to_exit(main: Callable[[Console], None]) -> None:
@@ -84,17 +96,23 @@ def run_to_exit(main: Callable[[Console], None]) -> None:
         main(console)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (DemoError, psycopg.Error, OSError) as error:
+    except (DemoError, psycopg.Error, pymysql.MySQLError, OSError) as error:
         console.print("[bold red]The demo failed.[/]")
         console.print(str(error), markup=False, soft_wrap=True)
-        console.print(f"Logs: {os.path.relpath(LOGS)}")
+        if not isinstance(error, EngineError):
+            console.print(f"Logs: {os.path.relpath(_folder(chosen_engine()) / 'logs')}")
         sys.exit(1)
 
 
+def _folder(engine: Engine) -> Path:
+    """Where everything of one engine's demo is kept: the default one's has the others' beside its own."""
+    return FOLDER if engine.name == DEFAULT else FOLDER / engine.name
+
+
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     """Keep other processes off the folder: two daemons over one instance would disturb each other."""
-    with (FOLDER / "lock").open("w") as lock:
+    with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -102,9 +120,9 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _kept_password() -> str:
+def _kept_password(folder: Path, engine: Engine) -> str:
     """The superuser's password, made up once: anybody on this machine can reach the port."""
-    path = FOLDER / "postgres.password"
+    path = folder / f"{engine.name}.password"
     if not path.exists():
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_urlsafe())

@@ -1,16 +1,19 @@
-"""Fixtures that every kind of test shares: a real PostgreSQL server, and a database of its own for each test."""
+"""Fixtures that every kind of test shares: real servers, and a database of its own for each test."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pymysql
 import pytest
+from pymysql.connections import Connection
 
+from demo.mariadb import MariaServer
 from demo.postgres import EmbeddedPostgres
 from tests.support.debian import DebianPostgres
 
@@ -90,5 +93,52 @@ def sql(database: psycopg.Connection[Any]) -> Callable[[str], list[tuple[Any, ..
     def run(statement: str) -> list[tuple[Any, ...]]:
         cursor = database.execute(statement)  # type: ignore[call-overload]
         return list(cursor.fetchall()) if cursor.description else []
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaServer]:
+    """One MariaDB server for the whole session, out of the distribution's programs."""
+    server = MariaServer(
+        tmp_path_factory.mktemp("mariadb") / "server",
+        password=PASSWORD,
+        settings={"innodb_flush_log_at_trx_commit": "0", "character_set_server": "utf8mb4"},
+    )
+    with server:
+        yield server
+    server.destroy()
+
+
+@pytest.fixture
+def mysql_dsn(mariadb: MariaServer) -> Iterator[str]:
+    """Address of an empty database on MariaDB."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with mariadb.connect() as admin, admin.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+        yield mariadb.dsn(name)
+        # Whoever still holds a table open there would block the drop.
+        cursor.execute("SELECT id FROM information_schema.processlist WHERE db = %s", [name])
+        for (session,) in cursor.fetchall():
+            with suppress(pymysql.MySQLError):  # it may have ended by itself
+                cursor.execute("KILL %s", [session])
+        cursor.execute(f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+def mysql_database(mariadb: MariaServer, mysql_dsn: str) -> Iterator[Connection[Any]]:
+    """A connection to that database, as its owner, in autocommit."""
+    with mariadb.connect(mysql_dsn.rpartition("/")[2]) as connection:
+        yield connection
+
+
+@pytest.fixture
+def mysql_sql(mysql_database: Connection[Any]) -> Callable[[str], list[tuple[Any, ...]]]:
+    """Run SQL as the owner there; gives the rows, if any."""
+
+    def run(statement: str) -> list[tuple[Any, ...]]:
+        with mysql_database.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
 
     return run

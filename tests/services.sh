@@ -1,11 +1,25 @@
 #!/bin/sh
-# Install what the tests need from a Debian system, only if it is missing: PostgreSQL's server programs and pgBouncer.
+# Install what the tests need from a Debian system, only if it is missing: the server programs of PostgreSQL and
+# MariaDB, and pgBouncer. Arguments choose among these packages.
 # The tests run private servers out of these programs. No cluster is created and no service is started or enabled.
 set -eu
 
+wanted=${*:-postgresql pgbouncer mariadb-server}
+
+program() {
+    # Debian has servers where ordinary users do not search.
+    command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]
+}
+
 missing() {
-    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || echo postgresql
-    command -v pgbouncer >/dev/null 2>&1 || [ -x /usr/sbin/pgbouncer ] || echo pgbouncer
+    for package in $wanted; do
+        case $package in
+        postgresql) ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || echo $package ;;
+        pgbouncer) program pgbouncer || echo $package ;;
+        mariadb-server) program mariadbd || echo $package ;;
+        *) echo $package ;;
+        esac
+    done
 }
 
 packages=$(missing | xargs)
@@ -16,12 +30,12 @@ if [ "$(id -u)" -eq 0 ]; then
 elif sudo -n true 2>/dev/null; then
     as_root='sudo -n'
 else
-    echo "The tests need these Debian packages, and this user may not install them: $packages" >&2
+    echo "These Debian packages are needed, and this user may not install them: $packages" >&2
     echo "Ask for them: apt-get install --no-install-recommends $packages" >&2
     exit 1
 fi
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "The tests need the programs of these Debian packages, and there is no apt-get to install them: $packages" >&2
+    echo "The programs of these Debian packages are needed, and there is no apt-get to install them: $packages" >&2
     exit 1
 fi
 
@@ -41,7 +55,9 @@ if ! { apt-get update && apt-get install --yes --no-install-recommends "$@"; } >
     tail -20 "$log" >&2
     exit 1
 fi
-case " $* " in *' pgbouncer '*) update-rc.d pgbouncer disable >/dev/null 2>&1 || true ;; esac
+for package in "$@"; do
+    case $package in pgbouncer | mariadb-server) update-rc.d ${package%-server} disable >/dev/null 2>&1 || true ;; esac
+done
 SCRIPT
 
 packages=$(missing | xargs)
