@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
 from rivet_dagster.export.config import ReadLimits
 from tests.benchmarks.contenders.ours import DEFAULT
-from tests.benchmarks.stage import Stage
 from tests.benchmarks.suite import Result
 
 
@@ -21,8 +20,8 @@ class Start:
         self._began = datetime.now(timezone.utc)
         self._load = os.getloadavg()[0]
 
-    def conditions(self, stage: Stage, runs: int, results: Iterable[Result]) -> dict[str, str]:
-        """What figures depend on, as texts by name."""
+    def conditions(self, servers: Mapping[str, str], runs: int, results: Iterable[Result]) -> dict[str, str]:
+        """What figures depend on, as texts by name; `servers` are versions."""
         packages = {name: version for result in results for name, version in result.versions.items()}
         pages = ReadLimits().page_bytes / 2**20
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -30,7 +29,7 @@ class Start:
             "date": self._began.date().isoformat(),
             "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} CPUs, {memory / 1e9:.0f} GB, Linux",
             "load average before": f"{self._load:.1f}",
-            "PostgreSQL": stage.server_version(),
+            **servers,
             "Python": platform.python_version(),
             "packages": ", ".join(f"{name} {version}" for name, version in sorted(packages.items())),
             "rivet-dagster": f"pages of {pages:.0f} MiB, {DEFAULT.workers} workers by default",

@@ -13,6 +13,13 @@ ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16 << 20
 ZSTD_LEVEL = 1
 
+# What makes an object of every value would take minutes for the largest table.
+MOST_ROWS_OF_OBJECTS = 1_000_000
+
+# The servers, as the report calls them.
+POSTGRESQL = "PostgreSQL"
+MARIADB = "MariaDB"
+
 
 class Unavailable(Exception):
     """A contender cannot run here; the message says why."""
@@ -24,7 +31,7 @@ class Task:
 
     Attributes:
         dsn: address of the database.
-        schema, table: the table, without quotes.
+        schema, table: the table, without quotes; with MariaDB, `schema` is the database.
         key: its key, a single column.
         folder: empty folder for the files.
     """
@@ -61,6 +68,8 @@ class Contender:
         workers: connections that it reads with at the same time, where it has a say in that.
         overlay: its packages cannot be installed beside the project's own: they are looked for in a folder of this
             name below the one for overlays as well.
+        servers: that it reads from.
+        most_rows: it takes so long that it gets at most this many rows, and its figures are scaled; None for no limit.
     """
 
     name: str
@@ -71,6 +80,8 @@ class Contender:
     program: bool = False
     workers: int = 1
     overlay: str | None = None
+    servers: tuple[str, ...] = (POSTGRESQL,)
+    most_rows: int | None = None
 
     def versions(self) -> dict[str, str]:
         """Versions of its packages by name; Unavailable where one is missing."""

@@ -8,8 +8,9 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pymysql
 
-_TYPES: dict[str, pa.DataType] = {
+_POSTGRESQL_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
     "int2": pa.int16(),
     "int4": pa.int32(),
@@ -27,12 +28,36 @@ _TYPES: dict[str, pa.DataType] = {
     "bytea": pa.binary(),
 }
 
+_MARIADB_TYPES: dict[str, pa.DataType] = {
+    "tinyint": pa.int8(),
+    "smallint": pa.int16(),
+    "int": pa.int32(),
+    "bigint": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "date": pa.date32(),
+    "datetime": pa.timestamp("us"),
+    "timestamp": pa.timestamp("us", "UTC"),
+    "char": pa.string(),
+    "varchar": pa.string(),
+    "text": pa.string(),
+    "longtext": pa.string(),
+    "binary": pa.binary(),
+    "varbinary": pa.binary(),
+    "blob": pa.binary(),
+}
+
+_MARIADB_COLUMNS = """
+SELECT column_name, data_type, numeric_precision, numeric_scale FROM information_schema.columns
+ WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position
+"""
+
 # Other names of the zone.
 _UTC = ("+00:00", "Etc/UTC")
 
 
 def declared_schema(connection: psycopg.Connection[Any], relation: str) -> pa.Schema:
-    """Names and Arrow storage types of a table's columns."""
+    """Names and Arrow storage types of the columns of a table in PostgreSQL."""
     cursor = connection.execute(f"SELECT * FROM {relation} LIMIT 0")
     return pa.schema([(column.name, _arrow_type(column)) for column in cursor.description or ()])
 
@@ -42,7 +67,19 @@ def _arrow_type(column: psycopg.Column) -> pa.DataType:
         assert column.precision is not None
         return pa.decimal128(column.precision, column.scale or 0)
     info = psycopg.adapters.types[column.type_code]
-    return _TYPES[info.name]
+    return _POSTGRESQL_TYPES[info.name]
+
+
+def mariadb_schema(connection: pymysql.Connection[Any], database: str, table: str) -> pa.Schema:
+    """Names and Arrow storage types of the columns of a table in MariaDB."""
+    with connection.cursor() as cursor:
+        cursor.execute(_MARIADB_COLUMNS, [database, table])
+        return pa.schema(
+            [
+                (name, pa.decimal128(precision, scale) if kind == "decimal" else _MARIADB_TYPES[kind])
+                for name, kind, precision, scale in cursor.fetchall()
+            ]
+        )
 
 
 def types_lost(declared: pa.Schema, file: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the default contender's time goes to: the first use, the start-up, the row fingerprint."""
+"""What the default contender's time goes to: the first use, the start-up, the row fingerprint, decoding."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from tests.benchmarks.contender import Task
 from tests.benchmarks.measure import Bench, Clock, plain_task
 from tests.benchmarks.stage import SCHEMA, Stage, Table
 
@@ -90,6 +90,32 @@ class StartUp:
         return {step: median(run[step] for run in self.runs) for step in self.runs[0]}
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """The same pages read by one worker with and without decoding them, in turns; nothing is written.
+
+    Attributes:
+        server: that it reads from.
+        table: which.
+        rows, pages, wire_bytes: of one pass.
+        drain_s: wall seconds of each pass without decoding.
+        decode_s: wall seconds of each pass with decoding.
+    """
+
+    server: str
+    table: Table
+    rows: int
+    pages: int
+    wire_bytes: int
+    drain_s: tuple[float, ...]
+    decode_s: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Median with decoding over median without."""
+        return median(self.decode_s) / median(self.drain_s)
+
+
 class Insight:
     """Looks into the default contender.
 
@@ -144,8 +170,21 @@ class Insight:
         runs = [self._step("start-up", table, _FIRST_USE_ROWS) for _ in range(self._runs + 1)]
         return StartUp(tuple(runs[1:]))
 
-    def _step(self, what: str, table: Table, rows: int) -> dict[str, float]:
-        dsn = self._stage.dsn(table, rows)
+    def decoding(self, table: Table, rows: int) -> Decoding:
+        """Measure what decoding adds to reading; ContenderError where it fails."""
+        self._say(f"{table.name}: reading with and without decoding")
+        found = self._step("decoding", table, rows)
+        return Decoding(
+            self._stage.product,
+            table,
+            found["rows"],
+            found["pages"],
+            found["wire_bytes"],
+            tuple(found["drain_s"]),
+            tuple(found["decode_s"]),
+        )
+
+    def _step(self, what: str, table: Table, rows: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=self._stage.folder) as folder:
-            task = Task(dsn, SCHEMA, table.name, table.key, Path(folder))
+            task = self._stage.task(table, rows, Path(folder))
             return self._bench.ask("tests.benchmarks.steps", {"what": what, "task": plain_task(task)})

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tests.benchmarks.contenders import libraries, rivet_cli
+from tests.benchmarks.contender import MARIADB, POSTGRESQL
+from tests.benchmarks.contenders import CONTENDERS, rivet_cli
 from tests.benchmarks.contenders.ours import CONTENDERS as OURS
 from tests.benchmarks.contenders.ours import DEFAULT
-from tests.benchmarks.insight import FirstUse, Hashing
+from tests.benchmarks.insight import Decoding, FirstUse, Hashing
 from tests.benchmarks.measure import Measurement
 from tests.benchmarks.suite import Flatness, Result, TableResults
 
-_CPU_OF_RIVALS = 0.75
-_RIVALS = tuple(each for each in libraries.CONTENDERS if each.name in {"connectorx", "adbc"})
+_CPU_OF_RIVALS = {POSTGRESQL: {"connectorx": 0.75, "adbc": 0.75}, MARIADB: {"connectorx": 0.80}}
+# Where the export must be done before rivet-cli is.
+_RACES = (POSTGRESQL,)
 _MB_A_WORKER = 64.0
 _STATEMENT_S = 2.0
 _GROWTH = 1.10
 _PAGES = 2.0
 _COMPILING_S = 6.0
 _HASHING_SHARE = 0.10
+_DECODING = 1.25
 
 
 @dataclass(frozen=True)
@@ -78,50 +81,68 @@ def _pages(run: Measurement) -> float:
 
 def of_table(table: TableResults) -> Iterator[Verdict]:
     """Limits beside rivals, and of every own contender's memory and statements."""
-    name, default = table.table.name, table.of(DEFAULT)
+    default = table.of(DEFAULT)
     if default is not None:
-        for rival in _RIVALS:
-            theirs = table.of(rival)
-            if theirs is not None:
-                ratio = _ratio(_median(default, _cpu), _median(theirs, _cpu))
-                yield Verdict(f"{name}: CPU of {DEFAULT.title} / {rival.title}, medians", ratio, _CPU_OF_RIVALS)
-        rivals = [found for contender in rivet_cli.CONTENDERS if (found := table.of(contender)) is not None]
-        if rivals:
-            best = min((wall for each in rivals if (wall := _best(each, _wall)) is not None), default=None)
-            ratio = _ratio(_best(default, _wall), best)
-            what = f"{name}: wall of {DEFAULT.title} / fastest of rivet-cli, best runs"
-            yield Verdict(what, ratio, 1.0, strict=True)
+        yield from _beside_rivals(table, default)
     for contender in OURS:
         result = table.of(contender)
         if result is not None:
-            yield from _of_result(f"{name}, {table.rows:,} rows, {contender.title}", result)
+            yield from _of_result(f"{table.label}, {table.rows:,} rows, {contender.title}", result)
+
+
+def _beside_rivals(table: TableResults, default: Result) -> Iterator[Verdict]:
+    for name, limit in _CPU_OF_RIVALS[table.server].items():
+        theirs = table.of(CONTENDERS[name])
+        if theirs is not None:
+            ratio = _ratio(_median(default, _cpu), _median(theirs, _cpu))
+            yield Verdict(f"{table.label}: CPU of {DEFAULT.title} / {theirs.contender.title}, medians", ratio, limit)
+    rivals = [found for contender in rivet_cli.CONTENDERS if (found := table.of(contender)) is not None]
+    if rivals and table.server in _RACES:
+        best = min((wall for each in rivals if (wall := _best(each, _wall)) is not None), default=None)
+        ratio = _ratio(_best(default, _wall), best)
+        what = f"{table.label}: wall of {DEFAULT.title} / fastest of rivet-cli, best runs"
+        yield Verdict(what, ratio, 1.0, strict=True)
+
+
+def of_alone(table: TableResults) -> Iterator[Verdict]:
+    """Limits of a table that the default contender alone reads."""
+    for result in table.results:
+        yield from _of_result(f"{table.label}, {table.rows:,} rows, {result.contender.title}", result)
 
 
 def of_wide(table: TableResults) -> Iterator[Verdict]:
     """Limits of a table of long rows."""
+    yield from of_alone(table)
     for result in table.results:
-        where = f"{table.table.name}, {table.rows:,} rows, {result.contender.title}"
-        yield from _of_result(where, result)
+        where = f"{table.label}, {table.rows:,} rows, {result.contender.title}"
         yield Verdict(f"{where}: largest page / page size", _worst(result, _pages), _PAGES)
 
 
 def of_flatness(flatness: Flatness) -> Iterator[Verdict]:
     """Limits of memory against size."""
     (few, _), (many, large) = flatness.sizes
-    where = f"{flatness.table.name}, {many:,} rows, {DEFAULT.title}"
+    where = f"{POSTGRESQL}, {flatness.table.name}, {many:,} rows, {DEFAULT.title}"
     yield from _of_result(where, large)
     yield Verdict(f"{where}: peak memory above idle / that of {few:,} rows, medians", flatness.growth, _GROWTH)
 
 
 def of_first_use(first_use: FirstUse) -> Iterator[Verdict]:
     """Limit of what compiling may take."""
-    yield Verdict("first use: first export minus second, wall, median", first_use.compiling_s, _COMPILING_S, "s")
+    yield Verdict(
+        f"{POSTGRESQL}, first use: first export minus second, wall, median", first_use.compiling_s, _COMPILING_S, "s"
+    )
 
 
 def of_hashing(each: Hashing) -> Iterator[Verdict]:
     """Limit of the fingerprint's share."""
-    what = f"{each.table.name}: row fingerprint's share of CPU, median"
+    what = f"{POSTGRESQL}, {each.table.name}: row fingerprint's share of CPU, median"
     yield Verdict(what, each.share * 100, _HASHING_SHARE * 100, "%")
+
+
+def of_decoding(each: Decoding) -> Iterator[Verdict]:
+    """Limit of what decoding may add to reading."""
+    what = f"{each.server}, {each.table.name}: wall of reading and decoding / reading, one worker, medians"
+    yield Verdict(what, each.ratio, _DECODING)
 
 
 def _of_result(where: str, result: Result) -> Iterator[Verdict]:

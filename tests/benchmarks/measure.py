@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ import pyarrow.parquet as pq
 
 from tests.benchmarks.contender import Contender, Facts, Task, Unavailable
 from tests.benchmarks.declared import types_lost
+from tests.benchmarks.stage import Durations
 
 MB = 1e6
 
 _LONGEST_SECONDS = 1800.0
-_DURATION = re.compile(rb"LOG:  duration: ([\d.]+) ms")
 
 
 class ContenderError(Exception):
@@ -58,19 +57,31 @@ class Measurement:
     types_lost: dict[str, str] | None
     facts: Facts
 
+    def scaled(self, factor: float) -> Measurement:
+        """What it would be with `factor` times the rows; memory and the start-up stay."""
+        start = self.startup_cpu_s
+        return replace(
+            self,
+            cpu_s=start + (self.cpu_s - start) * factor,
+            wall_s=start + (self.wall_s - start) * factor,
+            file_mb=None if self.file_mb is None else self.file_mb * factor,
+            statement_s=self.statement_s * factor,
+        )
+
 
 class StatementLog:
     """The server's log of how long statements ran, from now on."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._begin = path.stat().st_size
+    def __init__(self, durations: Durations) -> None:
+        self._durations = durations
+        self._begin = durations.path.stat().st_size
 
     def longest(self) -> float:
         """Seconds of the longest statement since; 0 if none was long enough to be logged."""
-        with self._path.open("rb") as log:
+        with self._durations.path.open("rb") as log:
             log.seek(self._begin)
-            return max((float(found) / 1000 for found in _DURATION.findall(log.read())), default=0.0)
+            found = max(map(float, self._durations.pattern.findall(log.read())), default=0.0)
+            return found * self._durations.unit_s
 
 
 @dataclass(frozen=True)
@@ -79,12 +90,12 @@ class Bench:
 
     Attributes:
         folder: for temporary files, on the file system that the tasks' folders are on.
-        server_log: the server's log, with durations of statements.
+        durations: where the server writes how long statements ran.
         overlays: folder with the packages of contenders that cannot be installed beside the project.
     """
 
     folder: Path
-    server_log: Path
+    durations: Durations
     overlays: Path
 
     def measure(
@@ -105,7 +116,7 @@ class Bench:
             Unavailable: it is not installed.
             ContenderError: it failed, or it did not export every row.
         """
-        log = StatementLog(self.server_log)
+        log = StatementLog(self.durations)
         clock = Clock()
         found = self._answer(contender, task)
         cpu, wall = clock.spent()

@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from tests.benchmarks import limits, sections
-from tests.benchmarks.insight import FirstUse, Hashing, StartUp
+from tests.benchmarks.contender import POSTGRESQL
+from tests.benchmarks.insight import Decoding, FirstUse, Hashing, StartUp
 from tests.benchmarks.sections import Section
 from tests.benchmarks.suite import Flatness, Result, TableResults
 
@@ -25,12 +26,15 @@ class Report:
 
     Attributes:
         conditions: what figures depend on.
-        tables: the contenders beside each other.
+        tables: the contenders beside each other, on PostgreSQL.
         flatness: memory against size.
         wide: tables of long rows.
         first_use: exports around an empty cache of kernels.
         hashing: the row fingerprint's share.
         start_up: by its steps.
+        mariadb: the contenders beside each other, on MariaDB.
+        decoding: what decoding adds to reading, on MariaDB.
+        uuid_keys: a table under random binary keys, on MariaDB.
         problems: sections that failed, with the reason.
     """
 
@@ -41,11 +45,15 @@ class Report:
     first_use: FirstUse | None = None
     hashing: list[Hashing] = field(default_factory=list)
     start_up: StartUp | None = None
+    mariadb: list[TableResults] = field(default_factory=list)
+    decoding: list[Decoding] = field(default_factory=list)
+    uuid_keys: TableResults | None = None
     problems: list[str] = field(default_factory=list)
 
     def results(self) -> Iterator[Result]:
         """What came of every contender, in every section that compares or measures contenders."""
-        for table in (*self.tables, *self.wide):
+        alone = () if self.uuid_keys is None else (self.uuid_keys,)
+        for table in (*self.tables, *self.wide, *self.mariadb, *alone):
             yield from table.results
         if self.flatness is not None:
             yield from (result for _, result in self.flatness.sizes)
@@ -60,11 +68,19 @@ class Report:
                 chain.from_iterable(map(limits.of_wide, self.wide)),
                 limits.of_first_use(self.first_use) if self.first_use else (),
                 chain.from_iterable(map(limits.of_hashing, self.hashing)),
+                chain.from_iterable(map(limits.of_table, self.mariadb)),
+                chain.from_iterable(map(limits.of_decoding, self.decoding)),
+                limits.of_alone(self.uuid_keys) if self.uuid_keys else (),
             )
         )
 
-    def sections(self) -> Iterator[Section]:
-        """The tables, in the order of the report."""
+    def chapters(self) -> Iterator[tuple[str, list[Section]]]:
+        """The tables, in the order of the report; one chapter an engine that was measured."""
+        for title, found in ((POSTGRESQL, self._postgresql()), ("MySQL and MariaDB", self._mariadb())):
+            if chapter := list(found):
+                yield title, chapter
+
+    def _postgresql(self) -> Iterator[Section]:
         yield from map(sections.of_table, self.tables)
         if self.flatness is not None:
             yield sections.of_flatness(self.flatness)
@@ -77,6 +93,13 @@ class Report:
         if self.start_up is not None:
             yield sections.of_start_up(self.start_up)
 
+    def _mariadb(self) -> Iterator[Section]:
+        yield from map(sections.of_table, self.mariadb)
+        if self.decoding:
+            yield sections.of_decoding(self.decoding)
+        if self.uuid_keys is not None:
+            yield sections.of_uuid_keys(self.uuid_keys)
+
 
 # ------------------------------------------------------------------------------------------------------- terminal
 
@@ -85,8 +108,10 @@ def print_report(console: Console, report: Report) -> None:
     """Print conditions, sections and verdicts."""
     for name, value in report.conditions.items():
         console.print(f"[dim]{name}:[/] {escape(value)}")
-    for section in report.sections():
-        _print_section(console, section)
+    for title, chapter in report.chapters():
+        console.print(f"\n[bold underline]{escape(title)}[/]")
+        for section in chapter:
+            _print_section(console, section)
     console.print()
     for problem in report.problems:
         console.print(f"[red]failed[/]  {escape(problem)}")
@@ -125,12 +150,14 @@ def _markdown_lines(report: Report) -> Iterator[str]:
     yield "Printed by `make bench`. What is measured, and how, is described below the figures.\n"
     for name, value in report.conditions.items():
         yield f"- {name}: {value}"
-    for section in report.sections():
-        yield f"\n## {section.title}\n"
-        yield from _markdown_table(section.headings, section.rows)
-        if section.remarks:
-            yield ""
-            yield from (f"- {remark}" for remark in section.remarks)
+    for title, chapter in report.chapters():
+        yield f"\n## {title}"
+        for section in chapter:
+            yield f"\n### {section.title}\n"
+            yield from _markdown_table(section.headings, section.rows)
+            if section.remarks:
+                yield ""
+                yield from (f"- {remark}" for remark in section.remarks)
     yield "\n## Limits\n"
     yield from (f"- **failed**: {problem}" for problem in report.problems)
     yield from (f"- {'pass' if verdict.passed else '**MISS**'}: {verdict}" for verdict in report.verdicts)
@@ -148,7 +175,7 @@ def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> I
 _METHOD = """
 ## How it is measured
 
-Server and contenders share one machine, over TCP without TLS; the server does not sync. Every contender first
+The servers and contenders share one machine, over TCP without TLS; no server syncs. Every contender first
 exports a thousand rows, which fills caches of compiled code, and is then measured in processes of its own, in turns
 with the others. Figures are medians where nothing else is said. A megabyte is 1,000,000 bytes. All write Parquet
 with zstd at level 1 in row groups of about 100,000 rows.
@@ -167,6 +194,12 @@ with zstd at level 1 in row groups of about 100,000 rows.
   the first and the third line. Python's own compiled modules are there already.
 - **Row fingerprint**: the CPU seconds of every thread inside the hasher, in the CPU seconds of the whole process.
 - **Start-up**: each step imports what the steps before it have not; the kernels come from their cache.
+- **MariaDB** holds the rows of PostgreSQL's tables. UUIDs are `binary(16)`, which MySQL has too; `jsonb` is `json`,
+  `bytea` is `blob`, times with a zone are `timestamp(6)`. Its buffer pool holds all of the tables.
+- **only reading, prepared statement**: one statement over the table, in MariaDB's binary protocol; rows are told from
+  what ends them, and no value is decoded.
+- **Reading with and without decoding**: the pages of an export, the same statements in the same process, in turns, each
+  pass in a new session. Decoding goes on while rows are on their way.
 
 A contender that is not installed, or fails, is listed with the reason. A limit without a figure counts as missed.
 """
@@ -188,6 +221,9 @@ def to_json(report: Report) -> str:
             "first_use": report.first_use and asdict(report.first_use),
             "fingerprint": [asdict(each) | {"table": each.table.name} for each in report.hashing],
             "start_up": report.start_up and asdict(report.start_up),
+            "mariadb": [_plain_table(table) for table in report.mariadb],
+            "decoding": [asdict(each) | {"table": each.table.name} for each in report.decoding],
+            "uuid_keys": report.uuid_keys and _plain_table(report.uuid_keys),
             "problems": report.problems,
             "limits": [{"what": str(verdict), "passed": verdict.passed} for verdict in report.verdicts],
         },
@@ -204,5 +240,6 @@ def _plain(result: Result) -> dict[str, Any]:
         "contender": result.contender.name,
         "problem": result.problem,
         "versions": result.versions,
+        "scaled_from": result.scaled_from,
         "runs": [asdict(run) for run in result.runs],
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from tests.benchmarks.contenders.ours import CONTENDERS as OURS
 from tests.benchmarks.contenders.ours import DEFAULT
-from tests.benchmarks.insight import FIRST, SECOND, WARM, WARMED, FirstUse, Hashing, StartUp
+from tests.benchmarks.insight import FIRST, SECOND, WARM, WARMED, Decoding, FirstUse, Hashing, StartUp
 from tests.benchmarks.limits import above_idle, longest_statement
 from tests.benchmarks.measure import MB, Measurement
 from tests.benchmarks.suite import Flatness, Result, TableResults
@@ -77,7 +78,7 @@ def of_table(table: TableResults) -> Section:
         title=f"{table.table.name}: {table.rows:,} rows, {table.table.columns}",
         headings=("", _CPU.heading, "CPU / ours", *(column.heading for column in _COLUMNS), "types kept"),
         rows=tuple(_contenders(table)),
-        remarks=(*_lost(table), *_pages(table)),
+        remarks=(*_scaled(table), *_lost(table), *_pages(table)),
     )
 
 
@@ -98,6 +99,16 @@ def _contenders(table: TableResults) -> Iterator[tuple[str, ...]]:
             *(column.of(result) for column in _COLUMNS),
             NONE if lost is None else f"{table.columns - len(lost)} of {table.columns}",
         )
+
+
+def _scaled(table: TableResults) -> Iterator[str]:
+    """A sentence on those that were measured on fewer rows."""
+    for result in table.results:
+        if result.scaled_from is not None and result.runs:
+            yield (
+                f"{result.contender.title} was measured on {result.scaled_from:,} rows. Its seconds after the start-up"
+                " and its files are scaled to the table's, its memory is not."
+            )
 
 
 def _lost(table: TableResults) -> Iterator[str]:
@@ -190,6 +201,70 @@ def _wide(table: TableResults, result: Result) -> tuple[str, ...]:
         *(column.of(result) for column in _WIDE_COLUMNS),
         figure(result.worst(above_idle), ",.0f"),
         figure(result.worst(lambda run: run.facts["largest_page_bytes"]), ",d"),
+        figure(result.worst(longest_statement), ",.2f"),
+    )
+
+
+def of_decoding(tables: Iterable[Decoding]) -> Section:
+    """What decoding adds to reading."""
+    return Section(
+        title="Reading with and without decoding: one worker, nothing written",
+        headings=(
+            "",
+            "rows",
+            "pages",
+            "wire MB",
+            "passes of each",
+            "reading, wall s",
+            "reading and decoding, wall s",
+            "decoding / reading",
+        ),
+        rows=tuple(
+            (
+                each.table.name,
+                f"{each.rows:,}",
+                f"{each.pages:,}",
+                f"{each.wire_bytes / MB:,.0f}",
+                f"{len(each.drain_s)}",
+                f"{median(each.drain_s):.2f}",
+                f"{median(each.decode_s):.2f}",
+                f"{each.ratio:.2f}",
+            )
+            for each in tables
+        ),
+    )
+
+
+_UUID_COLUMNS = (
+    _Column("wire MB", lambda run: run.facts["wire_bytes"] / MB, ",.0f"),
+    _Column("windows", lambda run: run.facts["windows"], ",.0f"),
+    _Column("pages", lambda run: run.facts["pages"], ",.0f"),
+    _Column("wall s", lambda run: run.wall_s, ",.2f"),
+    _CPU,
+    _Column("files MB", lambda run: run.file_mb, ",.1f"),
+)
+
+
+def of_uuid_keys(table: TableResults) -> Section:
+    """A table under random binary keys."""
+    return Section(
+        title=f"UUID keys: {DEFAULT.title}",
+        headings=(
+            "rows",
+            *(column.heading for column in _UUID_COLUMNS),
+            "above idle MB, worst",
+            "longest statement s, worst",
+        ),
+        rows=tuple(_uuid_keys(table, result) for result in table.results),
+        remarks=(f"{table.table.name}: {table.table.columns}.",),
+    )
+
+
+def _uuid_keys(table: TableResults, result: Result) -> tuple[str, ...]:
+    return _failed(f"{table.rows:,}", result) or (
+        f"{table.rows:,}",
+        *(column.of(result) for column in _UUID_COLUMNS),
+        figure(result.worst(above_idle), ",.0f"),
         figure(result.worst(longest_statement), ",.2f"),
     )
 

@@ -1,6 +1,7 @@
-"""The process that shows what the default contender's CPU goes to: its start-up, step by step, and row fingerprints.
+"""The process that shows what an export's time goes to: its start-up, step by step, row fingerprints, decoding.
 
-Reads from standard input what to do (`what`: `start-up` or `fingerprint`; `task`), writes JSON to a file (`answer`).
+Reads from standard input what to do (`what`: `start-up`, `fingerprint` or `decoding`; `task`), writes JSON to a file
+(`answer`).
 Nothing heavy is imported before its step.
 """
 
@@ -12,6 +13,9 @@ import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+# How often the same pages are read with and without decoding.
+_PASSES = 5
 
 # Modules that a step imports. Later steps find what earlier ones have imported.
 IMPORTS = {
@@ -26,7 +30,9 @@ IMPORTS = {
 def main() -> None:
     """Do what standard input asks for."""
     request = json.load(sys.stdin)
-    found = {"start-up": _start_up, "fingerprint": _fingerprint}[request["what"]](request["task"])
+    found = {"start-up": _start_up, "fingerprint": _fingerprint, "decoding": _decoding}[request["what"]](
+        request["task"]
+    )
     Path(request["answer"]).write_text(json.dumps(found))
 
 
@@ -83,6 +89,31 @@ def _watch_hashing() -> list[float]:
 
     RowHasher.update = watched  # type: ignore[method-assign]
     return taken
+
+
+def _decoding(task: dict[str, Any]) -> dict[str, Any]:
+    """Wall seconds for the same pages, `drain_s` without and `decode_s` with decoding, in turns.
+
+    Each pass has a connection of its own, which it opens. `rows`, `pages` and `wire_bytes` are those of one pass.
+    """
+    from tests.benchmarks.contender import Task
+    from tests.benchmarks.reading import Drain, Pages
+
+    pages = Pages(Task(**task | {"folder": Path(task["folder"])}))
+    asked = pages.plan()
+    drained, decoded = [], []
+    for _ in range(_PASSES):
+        began = time.monotonic()
+        drain = Drain(task["dsn"])
+        found = [drain.take(page.statement, page.values) for page in asked]
+        drain.close()
+        rows, sizes = map(sum, zip(*found, strict=True))
+        drained.append(time.monotonic() - began)
+        began = time.monotonic()
+        if pages.decode(asked) != rows:
+            raise ValueError("reading with and without decoding gave different numbers of rows")
+        decoded.append(time.monotonic() - began)
+    return {"rows": rows, "pages": len(asked), "wire_bytes": sizes, "drain_s": drained, "decode_s": decoded}
 
 
 if __name__ == "__main__":

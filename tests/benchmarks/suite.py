@@ -8,13 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-import psycopg
-
-from tests.benchmarks.contender import Contender, Task, Unavailable
+from tests.benchmarks.contender import Contender, Unavailable
 from tests.benchmarks.contenders.ours import DEFAULT
-from tests.benchmarks.declared import declared_schema
 from tests.benchmarks.measure import Bench, ContenderError, Measurement
-from tests.benchmarks.stage import SCHEMA, Stage, Table
+from tests.benchmarks.stage import Stage, Table
 
 _WARM_UP_ROWS = 1_000
 # Of the two sizes whose peaks are compared, one is this many times the other.
@@ -34,12 +31,14 @@ class Result:
         runs: its measurements, without the warm-up.
         versions: of its packages.
         problem: why it is not measured, or not any more; None if all went well.
+        scaled_from: how many rows it was measured on, where that is less than the table has.
     """
 
     contender: Contender
     runs: list[Measurement] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     problem: str | None = None
+    scaled_from: int | None = None
 
     def median(self, value: Callable[[Measurement], float | None]) -> float | None:
         """Median of what `value` gives over the runs; None if it gives nothing."""
@@ -60,16 +59,23 @@ class TableResults:
     """All contenders on one table.
 
     Attributes:
+        server: that it is on.
         table: which.
         rows: how many it had.
         columns: how many it has.
         results: by contender, in the registry's order.
     """
 
+    server: str
     table: Table
     rows: int
     columns: int
     results: tuple[Result, ...]
+
+    @property
+    def label(self) -> str:
+        """Server and table, for the limits."""
+        return f"{self.server}, {self.table.name}"
 
     def of(self, contender: Contender) -> Result | None:
         """A contender's result; None if it was not asked for."""
@@ -107,7 +113,7 @@ class Suite:
 
     def __init__(self, stage: Stage, overlays: Path, runs: int, say: Callable[[str], None]) -> None:
         self._stage = stage
-        self.bench = Bench(stage.folder, stage.server.data / "server.log", overlays)
+        self.bench = Bench(stage.folder, stage.durations(), overlays)
         self._runs = runs
         self._say = say
 
@@ -115,9 +121,7 @@ class Suite:
         """Measure contenders on one table, in turns, so that what else the machine does hits all alike."""
         results = tuple(Result(contender) for contender in contenders)
         self._rounds(results, table, rows)
-        with psycopg.connect(self._stage.dsn(table, rows)) as connection:
-            columns = len(declared_schema(connection, f"{SCHEMA}.{table.name}"))
-        return TableResults(table, rows, columns, results)
+        return TableResults(self._stage.product, table, rows, len(self._stage.declared(table, rows)), results)
 
     def flatness(self, table: Table, rows: int) -> Flatness:
         """Measure the default contender on `rows` and on a tenth of them, in windows as it chooses them."""
@@ -126,8 +130,8 @@ class Suite:
             self._rounds([result], table, size)
         return Flatness(table, sizes)
 
-    def wide(self, table: Table, rows: int) -> TableResults:
-        """Measure the default contender on a table of long rows, which is dropped afterwards."""
+    def alone(self, table: Table, rows: int) -> TableResults:
+        """Measure the default contender on a table, which is dropped afterwards."""
         try:
             return self.table(table, rows, [DEFAULT])
         finally:
@@ -146,14 +150,14 @@ class Suite:
                     self._measure(result, table, rows)
 
     def _measure(self, result: Result, table: Table, rows: int) -> None:
-        dsn = self._stage.dsn(table, rows)
-        with psycopg.connect(dsn) as connection:
-            declared = declared_schema(connection, f"{SCHEMA}.{table.name}")
+        taken = min(rows, result.contender.most_rows or rows)
+        result.scaled_from = taken if taken < rows else None
+        declared = self._stage.declared(table, taken)
         with tempfile.TemporaryDirectory(dir=self._stage.folder) as folder:
-            task = Task(dsn, SCHEMA, table.name, table.key, Path(folder))
+            task = self._stage.task(table, taken, Path(folder))
             try:
-                run, result.versions = self.bench.measure(result.contender, task, declared, rows)
-                result.runs.append(run)
+                run, result.versions = self.bench.measure(result.contender, task, declared, taken)
+                result.runs.append(run.scaled(rows / taken))
             except Unavailable as reason:
                 result.problem = str(reason)
             except ContenderError as error:

@@ -1,11 +1,11 @@
-"""What reading alone costs: the bytes of one COPY are taken from the connection, and nothing is done with them."""
+"""What reading alone costs: bytes of rows are taken from the connection, and nothing is done with them."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import unquote, urlsplit
 
-from tests.benchmarks.contender import Contender, Facts, Task, Work
+from tests.benchmarks.contender import MARIADB, Contender, Facts, Task, Work
 
 _BLOCK_BYTES = 1 << 20
 
@@ -90,8 +90,31 @@ def _load_stream(task: Task) -> Work:
     return work
 
 
+def _load_mysql(task: Task) -> Work:
+    from rivet_dagster.wire.mysqlrows import warm
+    from tests.benchmarks.reading import Drain
+
+    warm()
+
+    def work() -> Facts:
+        drain = Drain(task.dsn)
+        rows, taken = drain.take(f"SELECT * FROM {task.relation}")
+        drain.close()
+        return {"rows": rows, "wire_bytes": taken}
+
+    return work
+
+
 CONTENDERS = (
     Contender("drain-libpq", "only reading, libpq from a kernel", ("psycopg", "numba"), _load_stream, writes=False),
     Contender("drain-psycopg", "only reading, psycopg", ("psycopg",), _load_psycopg, writes=False),
     Contender("drain-pg8000", "only reading, pg8000's socket", ("pg8000",), _load_pg8000, writes=False),
+    Contender(
+        "drain-mysql",
+        "only reading, prepared statement",
+        ("pymysql", "numba"),
+        _load_mysql,
+        writes=False,
+        servers=(MARIADB,),
+    ),
 )

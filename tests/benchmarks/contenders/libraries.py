@@ -1,13 +1,17 @@
-"""Libraries that read PostgreSQL, each the way its documentation would have it."""
+"""Libraries that read PostgreSQL or MariaDB, each the way its documentation would have it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 from tests.benchmarks.contender import (
+    MARIADB,
+    MOST_ROWS_OF_OBJECTS,
+    POSTGRESQL,
     ROW_GROUP_BYTES,
     ROW_GROUP_ROWS,
     ZSTD_LEVEL,
@@ -20,7 +24,14 @@ from tests.benchmarks.contender import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from psycopg import Cursor
+
+
+class _Cursor(Protocol):
+    """What drivers give rows with."""
+
+    def fetchmany(self, size: int) -> Any:
+        """The next rows, at most `size`; none at the end."""
+        ...
 
 
 def _write(batches: Iterable[pa.RecordBatch], schema: pa.Schema, folder: Path) -> Facts:
@@ -65,17 +76,18 @@ def _load_adbc(task: Task) -> Work:
     return work
 
 
-def _load_duckdb(task: Task) -> Work:
+def _load_duckdb(scanner: str, task: Task) -> Work:
     import duckdb
 
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
     try:
-        connection.execute(f"LOAD '{_scanner()}'")
+        connection.execute(f"LOAD '{_extension(scanner)}'")
     except duckdb.Error as error:
         raise Unavailable(f"DuckDB {duckdb.__version__} does not load it: {str(error).splitlines()[0]}") from None
 
     def work() -> Facts:
-        connection.execute(f"ATTACH '{task.dsn}' AS source (TYPE postgres, READ_ONLY)")
+        address = _words(task.dsn) if scanner == "mysql" else task.dsn
+        connection.execute(f"ATTACH '{address}' AS source (TYPE {scanner}, READ_ONLY)")
         connection.execute(
             f"COPY source.{task.relation} TO '{task.folder / 'part.parquet'}' (FORMAT parquet, COMPRESSION zstd,"
             f" COMPRESSION_LEVEL {ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
@@ -85,16 +97,25 @@ def _load_duckdb(task: Task) -> Work:
     return work
 
 
-def _scanner() -> Path:
+def _extension(scanner: str) -> Path:
     """The extension's file, which its package carries for the one version of DuckDB that can load it."""
     from importlib.resources import files
 
-    for folder in Path(str(files("duckdb_extension_postgres_scanner"))).glob("extensions/*"):
-        return folder / "postgres_scanner.duckdb_extension"
+    for folder in Path(str(files(f"duckdb_extension_{scanner}_scanner"))).glob("extensions/*"):
+        return folder / f"{scanner}_scanner.duckdb_extension"
     raise Unavailable("its package carries no extension")
 
 
-def _load_rows(task: Task) -> Work:
+def _words(dsn: str) -> str:
+    """The address as DuckDB's scanner of MySQL takes it. Without TLS: it would ask for it, the others do not."""
+    url = urlsplit(dsn)
+    return (
+        f"host={url.hostname} port={url.port} user={url.username} password={unquote(url.password or '')}"
+        f" database={url.path[1:]} ssl_mode=disabled"
+    )
+
+
+def _load_psycopg(task: Task) -> Work:
     import psycopg
     from psycopg.types.json import set_json_loads
     from psycopg.types.string import ByteaBinaryLoader
@@ -108,17 +129,39 @@ def _load_rows(task: Task) -> Work:
             schema = declared_schema(connection, task.relation)
             with connection.cursor("rows", binary=True) as cursor:
                 cursor.execute(f"SELECT * FROM {task.relation}")
-                return _write(map(partial(_batch, schema), _fetched(cursor)), schema, task.folder)
+                return _write(_batches(cursor, schema), schema, task.folder)
 
     return work
 
 
-def _fetched(cursor: Cursor[Any]) -> Iterable[list[tuple[Any, ...]]]:
+def _load_pymysql(task: Task) -> Work:
+    import pyarrow.parquet  # noqa: F401
+    import pymysql
+    from pymysql.cursors import SSCursor
+
+    from tests.benchmarks.declared import mariadb_schema
+
+    url = urlsplit(task.dsn)
+
+    def work() -> Facts:
+        password = unquote(url.password or "")
+        assert url.hostname is not None
+        assert url.port is not None
+        with pymysql.connect(host=url.hostname, port=url.port, user=url.username, password=password) as connection:
+            schema = mariadb_schema(connection, task.schema, task.table)
+            with connection.cursor(SSCursor) as cursor:
+                cursor.execute(f"SELECT * FROM {task.relation}")
+                return _write(_batches(cursor, schema), schema, task.folder)
+
+    return work
+
+
+def _batches(cursor: _Cursor, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     while rows := cursor.fetchmany(ROW_GROUP_ROWS):
-        yield rows
+        yield _batch(schema, rows)
 
 
-def _batch(schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
+def _batch(schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
     import pyarrow as pa
 
     columns = zip(*rows, strict=True)
@@ -127,14 +170,32 @@ def _batch(schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
 
 
 CONTENDERS = (
-    Contender("connectorx", "connectorx, pyarrow", ("connectorx", "pyarrow"), _load_connectorx),
+    Contender(
+        "connectorx", "connectorx, pyarrow", ("connectorx", "pyarrow"), _load_connectorx, servers=(POSTGRESQL, MARIADB)
+    ),
     Contender("adbc", "ADBC, pyarrow", ("adbc-driver-postgresql", "pyarrow"), _load_adbc),
     Contender(
         "duckdb",
         "DuckDB's postgres scanner",
         ("duckdb", "duckdb-extension-postgres-scanner"),
-        _load_duckdb,
+        partial(_load_duckdb, "postgres"),
         overlay="duckdb",
     ),
-    Contender("psycopg", "psycopg rows, pyarrow", ("psycopg", "pyarrow"), _load_rows),
+    Contender(
+        "duckdb-mysql",
+        "DuckDB's mysql scanner",
+        ("duckdb", "duckdb-extension-mysql-scanner"),
+        partial(_load_duckdb, "mysql"),
+        overlay="duckdb",
+        servers=(MARIADB,),
+    ),
+    Contender("psycopg", "psycopg rows, pyarrow", ("psycopg", "pyarrow"), _load_psycopg),
+    Contender(
+        "pymysql",
+        "PyMySQL rows, pyarrow",
+        ("pymysql", "pyarrow"),
+        _load_pymysql,
+        servers=(MARIADB,),
+        most_rows=MOST_ROWS_OF_OBJECTS,
+    ),
 )

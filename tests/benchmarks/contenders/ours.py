@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from tests.benchmarks.contender import Contender, Facts, Task, Work
+from tests.benchmarks.contender import MARIADB, POSTGRESQL, Contender, Facts, Task, Work
 
 
 def _load(workers: int, task: Task) -> Work:
@@ -35,8 +35,10 @@ def _load(workers: int, task: Task) -> Work:
 
 def _ours(workers: int) -> Contender:
     title = f"rivet-dagster, {workers} worker{'s' if workers > 1 else ''}"
-    packages = ("rivet-dagster", "psycopg", "pyarrow")
-    return Contender(f"ours-{workers}", title, packages, partial(_load, workers), workers=workers)
+    packages = ("rivet-dagster", "psycopg", "pymysql", "pyarrow")
+    return Contender(
+        f"ours-{workers}", title, packages, partial(_load, workers), workers=workers, servers=(POSTGRESQL, MARIADB)
+    )
 
 
 CONTENDERS = (_ours(1), _ours(2))

@@ -9,14 +9,24 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tests.benchmarks.contender import ROW_GROUP_ROWS, ZSTD_LEVEL, Contender, Facts, Task, Unavailable, Work
+from tests.benchmarks.contender import (
+    MARIADB,
+    POSTGRESQL,
+    ROW_GROUP_ROWS,
+    ZSTD_LEVEL,
+    Contender,
+    Facts,
+    Task,
+    Unavailable,
+    Work,
+)
 
 # The size that `rivet init` proposes for tables like these.
 _CHUNK_ROWS = 250_000
 
 _CONFIG = """\
 source:
-  type: postgres
+  type: {type}
   url_env: BENCHMARK_SOURCE
   tls: {{mode: disable}}
   tuning: {{profile: fast}}
@@ -42,6 +52,7 @@ def _load(parallel: int, task: Task) -> Work:
     config = task.folder / "rivet.yaml"
     config.write_text(
         _CONFIG.format(
+            type="mysql" if task.dsn.startswith("mysql:") else "postgres",
             relation=task.relation,
             key=task.key,
             chunk_rows=_CHUNK_ROWS,
@@ -52,12 +63,16 @@ def _load(parallel: int, task: Task) -> Work:
     )
 
     def work() -> Facts:
-        subprocess.run(
+        done = subprocess.run(
             [program, "run", "--config", str(config)],
             env=os.environ | {"BENCHMARK_SOURCE": task.dsn},
             stdout=subprocess.DEVNULL,
-            check=True,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip().splitlines()[-1])
         return {}
 
     return work
@@ -65,8 +80,15 @@ def _load(parallel: int, task: Task) -> Work:
 
 def _rivet(parallel: int) -> Contender:
     title = f"rivet-cli, {parallel} worker{'s' if parallel > 1 else ''}"
-    load = partial(_load, parallel)
-    return Contender(f"rivet-cli-{parallel}", title, ("rivet-cli",), load, program=True, workers=parallel)
+    return Contender(
+        f"rivet-cli-{parallel}",
+        title,
+        ("rivet-cli",),
+        partial(_load, parallel),
+        program=True,
+        workers=parallel,
+        servers=(POSTGRESQL, MARIADB),
+    )
 
 
 CONTENDERS = (_rivet(1), _rivet(2))
