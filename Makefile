@@ -36,9 +36,9 @@ services: ## install the programs of PostgreSQL, MariaDB and pgBouncer, if they 
 test: services check ## lint, type-check and run every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-nightly: services $(STAMP) ## export hundreds of random tables from each PostgreSQL server (minutes)
+test-nightly: services $(STAMP) ## export hundreds of random tables from each PostgreSQL server and from MariaDB (minutes)
 	RIVET_TEST_SCHEMAS=300 RIVET_TEST_SEED=$${RIVET_TEST_SEED:-random} \
-		$(BIN)/python -m pytest tests/property/test_postgres_roundtrip.py -s $(PYTEST_ARGS)
+		$(BIN)/python -m pytest tests/property/test_postgres_roundtrip.py tests/property/test_mysql_roundtrip.py -s $(PYTEST_ARGS)
 
 check: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .

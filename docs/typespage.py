@@ -1,9 +1,10 @@
-"""Writes docs/reference/types.md out of the rules that the code itself follows: `python -m docs.typespage`."""
+"""Writes the reference pages of types out of the rules that the code itself follows: `python -m docs.typespage`."""
 
 from __future__ import annotations
 
 import re
 import tempfile
+import textwrap
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,16 +12,18 @@ import pyarrow.parquet as pq
 
 from rivet_dagster.formats import FORMATS
 from rivet_dagster.formats._csv_text import texts
+from rivet_dagster.sources.mysql import typemap as mysql
 from rivet_dagster.sources.postgres.typemap import INTERVAL_PARTS, RULES, TEXT_RULES, TypeRule
 from rivet_dagster.sources.typenames import arrow_type
 
 PAGE = Path(__file__).parent / "reference" / "types.md"
+MYSQL_PAGE = PAGE.with_name("types-mysql.md")
 
 HEAD = """\
 # PostgreSQL types
 
-What a declared type becomes. `python -m docs.typespage` writes this page out of the rules that the code follows, and
-a test exports every type in it.
+What a declared type becomes; [another page](types-mysql.md) has those of MySQL and MariaDB. `python -m docs.typespage`
+writes this page out of the rules that the code follows, and a test exports every type in it.
 
 The field metadata `rivet.native_type` of Parquet parts holds the declared type. Columns that are NOT NULL are
 required in Parquet parts. The seal names the type in the parts of every column.
@@ -110,6 +113,46 @@ commas, so a text without characters is `""`. The header is in quotes.
 """
 
 
+MYSQL_HEAD = """\
+# MySQL and MariaDB types
+
+What a declared type becomes; [another page](types.md) has those of PostgreSQL. `python -m docs.typespage` writes this
+page out of the rules that the code follows, and a test exports every type in it.
+
+The field metadata `rivet.native_type` of Parquet parts holds the declared type, as the server prints it. Columns that
+are NOT NULL are required in Parquet parts. The seal names the type in the parts of every column.
+"""
+
+MYSQL_NOTES = """\
+A type that is not in this table is read as the server's own text. Generated and invisible columns are read like any
+others. The server takes `varchar`, `char` and `text` with `CHARACTER SET binary` for `varbinary`, `binary` and `blob`.
+
+## Values that a type cannot hold, and other types
+
+Neither Arrow nor any calendar has the dates `0000-00-00`, `2024-02-00` and `2024-02-31`, which the servers keep where
+`sql_mode` allows it, and a time of day is neither negative nor more than a day. Such a value stops its window with
+`RIVET_VALUE_UNSUPPORTED`, or what the options `unrepresentable` and `type` say becomes of it: they are the same
+[for every engine](types.md#values-that-a-type-cannot-hold-and-other-types). NULLs in their places are counted as
+`zero date` (a month or a day is 0), `invalid date` and `out of range`.
+
+## Character sets
+
+Texts are exported as UTF-8, whatever their character set. Some character sets have two codes for one character, or
+codes that Unicode has not, such as bytes from 80 on in `ascii`: the server itself would write `?` or another code for
+them. A text whose bytes would not come back out of UTF-8 stops its window with `RIVET_VALUE_UNSUPPORTED`, and so does
+the half of a surrogate pair. `type: binary` exports the column's bytes as they are.
+
+## CSV
+
+CSV shows every type [in the same way](types.md#how-csv-shows-values) for all engines.
+"""
+
+KEYS = (
+    "A key may have columns of {}; a column of any other type is no part of one. Neither is a `char` in one of "
+    "MariaDB's `nopad` collations, because an index of it is not sorted as its values compare."
+)
+
+
 def parquet_types(arrow: pa.DataType) -> str:
     """What Parquet's own schema says of a column of this type, leaf by leaf."""
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +173,7 @@ def _leaf(leaf: pq.ColumnSchema) -> str:
     return physical if logical == "None" else f"{physical} {logical}"
 
 
-def csv_cell(rule: TypeRule) -> str:
+def csv_cell(rule: TypeRule | mysql.TypeRule) -> str:
     """The sample as it stands in a CSV part."""
     quoted = texts(pa.nulls(1, arrow_type(rule.type))).quoted
     return '"' + rule.csv.replace('"', '""') + '"' if quoted else rule.csv
@@ -164,7 +207,7 @@ def _table(columns: str, lines: list[str]) -> str:
 
 
 def page() -> str:
-    """The whole page."""
+    """The whole page of PostgreSQL."""
     own = [_row(rule) for rule in (*RULES, INTERVAL_PARTS)]
     as_text = [
         _line([_code(rule.declared), _code(csv_cell(rule)), _code(*rule.choices), rule.remark]) for rule in TEXT_RULES
@@ -172,5 +215,30 @@ def page() -> str:
     return "\n".join([HEAD, _table(COLUMNS, own), TEXT, _table(TEXT_COLUMNS, as_text), CONSTRUCTED + CHOICES])
 
 
+def _mysql_row(rule: mysql.TypeRule) -> str:
+    arrow = arrow_type(rule.type)
+    cells = [
+        _code(rule.declared),
+        _code(rule.type),
+        str(arrow),
+        parquet_types(arrow),
+        _code(csv_cell(rule)),
+        ", ".join(rule.beyond),
+        _code(*rule.choices),
+        rule.remark,
+    ]
+    return _line(cells)
+
+
+def mysql_page() -> str:
+    """The whole page of MySQL and MariaDB."""
+    # No line ends within a name.
+    names = _code(*(rule.name.replace(" ", "\0") for rule in mysql.RULES if rule.key))
+    keys = textwrap.fill(KEYS.format(names), 120).replace("\0", " ")
+    table = _table(COLUMNS, [_mysql_row(rule) for rule in mysql.RULES])
+    return "\n".join([MYSQL_HEAD, table, keys + "\n", MYSQL_NOTES])
+
+
 if __name__ == "__main__":
     PAGE.write_text(page())
+    MYSQL_PAGE.write_text(mysql_page())

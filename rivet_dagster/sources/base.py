@@ -264,7 +264,7 @@ class Session(Protocol):
         """What the session is connected to; a round trip or a few, so ask once, not once a window."""
         ...
 
-    def describe(self, schema: str | None, name: str) -> Table:
+    def describe(self, schema: str, name: str) -> Table:
         """Columns, keys and estimates of a table; RIVET_SOURCE_TABLE_MISSING if there is none."""
         ...
 
@@ -310,6 +310,21 @@ class Source(Protocol):
     def schema_of(self, table: Table) -> pa.Schema:
         """Arrow schema that reading `table` gives; RIVET_CONFIG_COLUMN, RIVET_CONFIG_TYPE for impossible choices."""
         ...
+
+
+def check_page_rows(table: Table, held: int, announced: int) -> None:
+    """Whether a decoded page held the rows that the server announced.
+
+    Raises:
+        SourceError: RIVET_PROTOCOL_ERROR.
+    """
+    if held != announced:
+        raise SourceError(
+            "RIVET_PROTOCOL_ERROR",
+            f"A page of {table.label} held {held} rows where the server announced {announced}.",
+            "It is tried again on a new connection.",
+            retryable=True,
+        )
 
 
 def choose_key(table: Table, columns: Sequence[str] | None) -> Key:

@@ -26,7 +26,7 @@ def test_columns_as_they_were_declared(mysql_dsn: str, mysql_sql: Sql) -> None:
     assert [(c.name, c.native_type, c.kind, c.nullable, c.unbounded) for c in table.columns] == [
         ("id", "int(10) unsigned", "int", False, False),
         ("n", "decimal(12,2) unsigned", "decimal", False, False),
-        ("v", "varchar(7)", "varchar", True, False),
+        ("v", "varchar(7)", "varchar", True, True),
         ("ts", "timestamp(3)", "timestamp", True, False),
         ("e", "enum('a','b')", "enum", True, False),
         ("x", "longblob", "longblob", True, True),

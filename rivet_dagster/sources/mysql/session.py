@@ -22,6 +22,7 @@ from rivet_dagster.sources.base import (
     Step,
     Table,
     TypeChoices,
+    check_page_rows,
 )
 from rivet_dagster.sources.choices import refuse_type
 from rivet_dagster.sources.mysql import templates
@@ -30,14 +31,15 @@ from rivet_dagster.sources.mysql.connect import (
     Address,
     assignments,
     connect,
+    limit_statements,
+    patience,
     server_facts,
-    statement_limit,
     whole_seconds,
 )
 from rivet_dagster.sources.mysql.failures import translated
 from rivet_dagster.sources.mysql.keys import KeyShape, key_text, null_key, quoted, spelled
 from rivet_dagster.sources.mysql.keytext import key_writer
-from rivet_dagster.sources.mysql.statements import Statements
+from rivet_dagster.sources.mysql.statements import Statements, socket_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from rivet_dagster.sources.mysql.stream import ResultColumn, ResultStream
 
 _CANCEL_SECONDS = 5.0
+# Rows come with hardly any lengths in them, so a byte of theirs makes more memory than the limits of a batch are
+# meant for, which are those of rows with four bytes a value.
+_DENSITY = 2 / 3
 
 
 class MysqlSession:
@@ -78,13 +83,15 @@ class MysqlSession:
             "index": shape.index,
             "beyond": shape.where(KeyRange(after, None), self._connection.escape),
             "key": shape.columns,
+            "key_descending": shape.descending,
         }
         with translated(f"walking the key of {table.label}"):
             found = self._fetch(templates.WALK.format(**parts, skip=rows - 1))
             if found:
                 return Step(key_text(found), rows)
-            found = self._fetch(templates.WALK_TAIL.format(**parts, limit=rows, key_descending=shape.descending))
-            return Step(key_text(found[:-1]), found[-1]) if found else None
+            last = self._fetch(templates.WALK_LAST.format(**parts))
+            counted = self._fetch(templates.WALK_COUNT.format(**parts, limit=rows)) if last else None
+            return Step(key_text(last), counted[0]) if last and counted else None
 
     def _fetch(self, statement: str) -> tuple[Any, ...] | None:
         with self._connection.cursor() as cursor:
@@ -128,8 +135,8 @@ class MysqlSession:
                         self._limit_statements(self._limits.statement_timeout_s)
 
     def _limit_statements(self, seconds: float) -> None:
-        mariadb = "mariadb" in self.facts().version.lower()
-        self._execute(assignments(statement_limit(seconds, mariadb=mariadb)))
+        limit_statements(self._connection, seconds)
+        socket_of(self._connection).settimeout(patience(seconds))
 
     def _execute(self, statement: str) -> None:
         with self._connection.cursor() as cursor:
@@ -169,7 +176,8 @@ class MysqlWindowReader:
         self._shape = KeyShape(table, key)
         self._readings = readings(table, types)
         columns = [reading.wire_column() for reading in self._readings]
-        self._decoder = RowDecoder(columns, batch_bytes=limits.wire_bytes, batch_rows=limits.rows)
+        batch_bytes = max(1, int(limits.wire_bytes * _DENSITY))
+        self._decoder = RowDecoder(columns, batch_bytes=batch_bytes, batch_rows=limits.rows)
         names = [column.name for column in table.columns]
         self._columns = ", ".join(
             spelled(reading.select, f"t.{quoted(name)}") for name, reading in zip(names, self._readings, strict=True)
@@ -230,7 +238,15 @@ class MysqlWindowReader:
 
         Raises:
             DriftError: RIVET_SCHEMA_DRIFT.
+            SourceError: RIVET_PROTOCOL_ERROR.
         """
+        if len(columns) != len(self._readings):
+            raise SourceError(
+                "RIVET_PROTOCOL_ERROR",
+                f"A result of {self._table.label} has {len(columns)} columns, not {len(self._readings)}.",
+                "It is tried again on a new connection.",
+                retryable=True,
+            )
         for reading, column in zip(self._readings, columns, strict=True):
             if not reading.comes_as(column.type_code, column.flags):
                 raise DriftError(
@@ -244,7 +260,7 @@ class MysqlWindowReader:
     def decode_page(self) -> Iterator[pa.RecordBatch]:
         """Decode the page; gives batches as they become complete."""
         yield from self._decoder.decode(self._stream.buffer, self._stream.end)
-        assert self._decoder.page_rows == self._announced
+        check_page_rows(self._table, self._decoder.page_rows, self._announced)
 
     def last_key(self) -> KeyText:
         """Key of the page's last row."""

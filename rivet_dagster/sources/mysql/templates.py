@@ -77,11 +77,15 @@ SELECT /* rivet_dagster */ {key_texts}
   FROM {table} AS t FORCE INDEX ({index}){beyond} ORDER BY {key} LIMIT 1 OFFSET {skip}
 """
 
-# Where fewer rows are left: the last of them, and how many.
-WALK_TAIL: Final = """
-SELECT /* rivet_dagster */ {key_texts}, count(*) OVER ()
-  FROM (SELECT {key} FROM {table} AS t FORCE INDEX ({index}){beyond} ORDER BY {key} LIMIT {limit}) AS t
- ORDER BY {key_descending} LIMIT 1
+# Where fewer rows are left: the last of them, and how many. In one statement with a count the server would sort the
+# keys' texts in a table of its own, which cuts the texts of some numbers.
+WALK_LAST: Final = """
+SELECT /* rivet_dagster */ {key_texts}
+  FROM {table} AS t FORCE INDEX ({index}){beyond} ORDER BY {key_descending} LIMIT 1
+"""
+WALK_COUNT: Final = """
+SELECT /* rivet_dagster */ count(*)
+  FROM (SELECT 1 FROM {table} AS t FORCE INDEX ({index}){beyond} ORDER BY {key} LIMIT {limit}) AS t
 """
 
 PAGE: Final = """\

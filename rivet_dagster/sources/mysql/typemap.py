@@ -49,7 +49,9 @@ class TypeRule:
 _SIGNED = "CAST(? AS SIGNED)"
 _UNSIGNED = "CAST(? AS UNSIGNED)"
 _FLOATING = "CAST(? AS DOUBLE)"
-_DOUBLE_TEXT = "CAST(CAST({} AS DOUBLE) AS CHAR)"
+# With a size: MariaDB takes these numbers' texts for shorter than they are, and cuts those that it sorts or counts.
+_NUMBER_TEXT = "CAST({} AS CHAR(1024))"
+_DOUBLE_TEXT = "CAST(CAST({} AS DOUBLE) AS CHAR(1024))"
 _DECIMAL = "decimal(P, S)"
 _DATES = ("zero and partial dates", "days that do not exist")
 # The form in which keys of these types are compared is completed with the column's own size or collation.
@@ -83,6 +85,7 @@ RULES: Final[tuple[TypeRule, ...]] = (
         choices=("text", _DECIMAL),
         remark="also unsigned; all 65 digits",
         key=DECIMAL_KEY,
+        key_text=_NUMBER_TEXT,
     ),
     TypeRule(
         "float",
@@ -96,7 +99,9 @@ RULES: Final[tuple[TypeRule, ...]] = (
         key=_FLOATING,
         key_text=_DOUBLE_TEXT,
     ),
-    TypeRule("double", "double", "float64", "float8", "0.1", "0.1", remark="to the bit", key=_FLOATING),
+    TypeRule(
+        "double", "double", "float64", "float8", "0.1", "0.1", remark="to the bit", key=_FLOATING, key_text=_NUMBER_TEXT
+    ),
     TypeRule(
         "bit",
         "bit(8)",
@@ -219,7 +224,7 @@ RULES: Final[tuple[TypeRule, ...]] = (
         "binary",
         "bytes",
         "ST_GeomFromText('POINT(1 2)', 4326)",
-        "e6100000010100000000000000000000000000f03f0000000000000040",
+        "e61000000101000000000000000000f03f0000000000000040",
         remark="and all other spatial types, as the server stores them: the SRID in four bytes, then WKB; as text, "
         "WKT, without the SRID",
     ),
@@ -260,9 +265,9 @@ SPATIAL: Final = frozenset(
     )
 )
 BINARY: Final = frozenset(("binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"))
-# Types whose values may be much wider than an average says.
+# Types whose values may be much wider than an average says, which is an old one where rows have just been loaded.
 UNBOUNDED: Final = (
-    SPATIAL | {"tinytext", "text", "mediumtext", "longtext", "json", "vector"} | (BINARY - {"binary", "varbinary"})
+    SPATIAL | {"varchar", "tinytext", "text", "mediumtext", "longtext", "json", "vector"} | (BINARY - {"binary"})
 )
 
 

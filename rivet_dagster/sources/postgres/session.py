@@ -22,6 +22,7 @@ from rivet_dagster.sources.base import (
     Step,
     Table,
     TypeChoices,
+    check_page_rows,
 )
 from rivet_dagster.sources.postgres import templates
 from rivet_dagster.sources.postgres.catalog import describe_table
@@ -234,14 +235,7 @@ class PostgresWindowReader:
     def decode_page(self) -> Iterator[pa.RecordBatch]:
         """Decode the page; gives batches as they become complete."""
         yield from self._decoder.decode(self._stream.buffer, self._received)
-        if self._decoder.page_rows != self._announced:
-            raise SourceError(
-                "RIVET_PROTOCOL_ERROR",
-                f"A page of {self._table.label} held {self._decoder.page_rows} rows where the server announced "
-                f"{self._announced}.",
-                "It is tried again on a new connection.",
-                retryable=True,
-            )
+        check_page_rows(self._table, self._decoder.page_rows, self._announced)
 
     def last_key(self) -> KeyText:
         """Key of the page's last row. The server renders the very bytes it sent, so no type is guessed at here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tests.support.universe.reading import digits
+from tests.support.universe.expected import digits
 
 
 class Node(NamedTuple):
@@ -33,9 +33,12 @@ class Node(NamedTuple):
 _UNIT = "unit=TimeUnit(MILLIS=<null>, MICROS=MicroSeconds(), NANOS=<null>))"
 _LEAVES: dict[str, tuple[str, str | None, str | None, str | None]] = {
     "bool": ("BOOLEAN", None, None, None),
+    "int8": ("INT32", None, "IntType(bitWidth=\x08, isSigned=1)", "INT_8"),
     "int16": ("INT32", None, "IntType(bitWidth=\x10, isSigned=1)", "INT_16"),
     "int32": ("INT32", None, None, None),
     "int64": ("INT64", None, None, None),
+    "uint8": ("INT32", None, "IntType(bitWidth=\x08, isSigned=0)", "UINT_8"),
+    "uint16": ("INT32", None, "IntType(bitWidth=\x10, isSigned=0)", "UINT_16"),
     "uint32": ("INT32", None, "IntType(bitWidth=\x20, isSigned=0)", "UINT_32"),
     "uint64": ("INT64", None, "IntType(bitWidth=\x40, isSigned=0)", "UINT_64"),
     "float32": ("FLOAT", None, None, None),

@@ -1,9 +1,8 @@
-"""The destination: what pyarrow and DuckDB read from parts, in the words of `server.QUESTIONS`."""
+"""The destination: what pyarrow and DuckDB read from parts, in the server's words."""
 
 from __future__ import annotations
 
 import math
-import re
 import struct
 import uuid
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.support.universe.server import Value
+from tests.support.universe.expected import Value, digits
 
 _EXACT = Context(prec=5000)
 _DUCKDB_DIGITS = 38
@@ -26,7 +25,8 @@ def bits(value: float, form: str) -> str:
     return struct.pack(form, value).hex()
 
 
-def _parts(value: dict[str, int]) -> str:
+def interval_words(value: dict[str, int]) -> str:
+    """An interval's three numbers, as PostgreSQL sends them."""
     return struct.pack(">qii", value["microseconds"], value["days"], value["months"]).hex()
 
 
@@ -38,7 +38,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "bool": lambda value: "true" if value else "false",
     "float32": lambda value: bits(value, ">f"),
     "float64": lambda value: bits(value, ">d"),
-    "interval": _parts,
+    "interval": interval_words,
     "binary": lambda value: bytes(value).hex(),
     "uuid": lambda value: str(uuid.UUID(bytes=value)),
 }
@@ -142,12 +142,6 @@ def _duckdb_words(canonical: str) -> Callable[[Any], Value]:
     if canonical.startswith("decimal(") and digits(canonical)[0] > _DUCKDB_DIGITS:
         words = float.hex
     return lambda value: None if value is None else words(value)
-
-
-def digits(canonical: str) -> tuple[int, int]:
-    """Precision and scale of a decimal."""
-    precision, scale = map(int, re.findall(r"\d+", canonical))
-    return precision, scale
 
 
 def same_cells(canonical: str, found: Value, expected: Value) -> bool:

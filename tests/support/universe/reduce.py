@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tests.support.universe.cases import Case, CaseColumn
+from tests.support.universe.engine import Engine
 
 _TRIES = 250
 
 
-def smallest(case: Case, fails: Callable[[Case], bool]) -> Case:
+def smallest(engine: Engine, case: Case, fails: Callable[[Case], bool]) -> Case:
     """The smallest case that was found for which `fails` still holds; it holds for `case`."""
     tries = 0
     again = True
     while again:
         again = False
-        for candidate in _smaller(case):
+        for candidate in _smaller(engine, case):
             tries += 1
             if tries > _TRIES:
                 return case
@@ -30,18 +31,25 @@ def smallest(case: Case, fails: Callable[[Case], bool]) -> Case:
     return case
 
 
-def _smaller(case: Case) -> Iterator[Case]:
+def _smaller(engine: Engine, case: Case) -> Iterator[Case]:
     """Cases that are a step smaller, the largest steps first."""
     yield from _fewer_columns(case)
     yield from _fewer_rows(case)
-    plain_key = CaseColumn(
-        "id", "integer", "integer", False, False, tuple(map(str, range(1, case.rows + 1))) or (None,)
-    )
+    plain_key = engine.plain_key(case.rows)
     if case.key != ("id",) and all(column.name != "id" for column in case.columns):
         others = tuple(column for column in case.columns if column.name not in case.key)
         yield replace(case, columns=(plain_key, *others), key=("id",))
-    plain = Case("public", "t", case.columns, case.key, case.rows)
-    for name in ("schema", "table", "window_rows", "page_bytes", "row_group_bytes", "workers", "unrepresentable"):
+    plain = Case(engine.plain_schema, "t", case.columns, case.key, case.rows)
+    for name in (
+        "schema",
+        "table",
+        "window_rows",
+        "page_bytes",
+        "row_group_bytes",
+        "workers",
+        "unrepresentable",
+        "options",
+    ):
         if getattr(case, name) != getattr(plain, name):
             yield replace(case, **{name: getattr(plain, name)})
     for number, column in enumerate(case.columns):
@@ -82,6 +90,8 @@ def _simpler(column: CaseColumn, name: str, *, key: bool) -> Iterator[CaseColumn
         yield replace(column, type=None)
     if column.unrepresentable is not None:
         yield replace(column, unrepresentable=None)
+    if column.extra:
+        yield replace(column, extra="")
     if column.name != name and column.name != "id":
         yield replace(column, name=name)
     if key:

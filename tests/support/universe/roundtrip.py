@@ -9,75 +9,65 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import psycopg
 import pyarrow.parquet as pq
 
 from rivet_dagster.errors import SourceError
+from rivet_dagster.export import runner
 from rivet_dagster.export.config import parse_config
 from rivet_dagster.export.names import table_folder
 from rivet_dagster.export.operations import TableExport
 from rivet_dagster.export.runner import WindowOutcome
+from rivet_dagster.export.servo import PageServo
 from rivet_dagster.export.validate import validate_export
 from rivet_dagster.sources.typenames import type_name
 from tests.support.exports import run_all
 from tests.support.readers import part_files, sealed
-from tests.support.universe.cases import Case, Facts
+from tests.support.universe.cases import Case
+from tests.support.universe.csvparts import csv_rows
+from tests.support.universe.engine import Engine
+from tests.support.universe.expected import Expectation, Value
 from tests.support.universe.parquet import node, parquet_schema
 from tests.support.universe.reading import DuckDB, arrow_rows, same_cells
-from tests.support.universe.server import (
-    Connection,
-    Expectation,
-    Value,
-    connect,
-    drop_table,
-    expectation,
-    make_table,
-    prepare,
-)
 
 
 @dataclass
 class Workbench:
-    """A database with the declared types, and the readers.
+    """A server and the readers.
 
     Attributes:
-        dsn: address of the database.
-        connection: to it.
-        facts: what its server can do.
+        engine: the server.
         duckdb: reads parts.
     """
 
-    dsn: str
-    connection: Connection
-    facts: Facts
+    engine: Engine
     duckdb: DuckDB
 
     @classmethod
     @contextmanager
-    def opened(cls, dsn: str) -> Iterator[Workbench]:
-        """The bench on an empty database."""
-        with connect(dsn) as connection:
-            duckdb = DuckDB()
-            try:
-                yield cls(dsn, connection, prepare(connection), duckdb)
-            finally:
-                duckdb.close()
+    def opened(cls, engine: Engine) -> Iterator[Workbench]:
+        """The bench of a server."""
+        duckdb = DuckDB()
+        try:
+            yield cls(engine, duckdb)
+        finally:
+            duckdb.close()
 
 
 def check(bench: Workbench, case: Case) -> None:
     """Make the case's table, export it in several ways and compare everything; AssertionError where it differs."""
     try:
-        make_table(bench.connection, case)
+        bench.engine.make_table(case)
         with tempfile.TemporaryDirectory(prefix="rivet-universe-") as folder:
-            _check(bench, case, expectation(bench.connection, case), Path(folder))
+            _check(bench, case, bench.engine.expectation(case), Path(folder))
     finally:
-        drop_table(bench.connection, case)
+        bench.engine.drop_table(case)
 
 
 def _check(bench: Workbench, case: Case, expected: Expectation, folder: Path) -> None:
     if any(expected.refused):
-        check_refusals(export_of(bench.dsn, case, folder / "first"), case, expected)
+        check_refusals(export_of(bench.engine.dsn, case, folder / "first"), case, expected)
         return
     first = sealed_export(bench, case, folder / "first")
     check_parts(bench, case, expected, first)
@@ -90,13 +80,14 @@ def _check(bench: Workbench, case: Case, expected: Expectation, folder: Path) ->
         row_group_bytes=case.row_group_bytes * 2,
         workers=3 - case.workers,
     )
-    second = sealed_export(bench, other, folder / "second")
+    second = sealed_export(bench, other, folder / "second", servo=FewRows)
     assert sealed(second)["row_fingerprint"] == sealed(first)["row_fingerprint"]
+    check_csv(bench, case, expected, folder / "csv", sealed(first)["row_fingerprint"])
     check_change(bench, case, expected, folder, sealed(first)["row_fingerprint"])
 
 
-def export_of(dsn: str, case: Case, lake: Path) -> TableExport:
-    """The case's export."""
+def export_of(dsn: str, case: Case, lake: Path, kind: str = "parquet") -> TableExport:
+    """The case's export, in a format."""
     name = ".".join('"' + part.replace('"', '""') + '"' for part in (case.schema, case.table))
     options = {
         column.name: {"type": column.type, "unrepresentable": column.unrepresentable}
@@ -106,9 +97,9 @@ def export_of(dsn: str, case: Case, lake: Path) -> TableExport:
     config = parse_config(
         {
             "table": name,
-            "windows": {"rows": case.window_rows},
+            "windows": {"rows": case.window_rows} if case.key else {"type": "full"},
             "limits": {"page_bytes": case.page_bytes},
-            "format": {"row_group_bytes": case.row_group_bytes},
+            "format": {"type": kind, "row_group_bytes": case.row_group_bytes},
             "columns": options,
             "unrepresentable": case.unrepresentable,
         }
@@ -116,11 +107,26 @@ def export_of(dsn: str, case: Case, lake: Path) -> TableExport:
     return TableExport(config, dsn, str(lake))
 
 
-def sealed_export(bench: Workbench, case: Case, lake: Path) -> Path:
+class FewRows(PageServo):
+    """Pages of three rows, so that keys of every type bound pages."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.rows = 3
+
+    def observe(self, asked: int, rows: int, wire_bytes: int, seconds: float) -> None:
+        """Learn nothing."""
+
+
+def sealed_export(
+    bench: Workbench, case: Case, lake: Path, kind: str = "parquet", servo: type[PageServo] = PageServo
+) -> Path:
     """Export everything; gives the export's folder."""
-    export = export_of(bench.dsn, case, lake)
+    export = export_of(bench.engine.dsn, case, lake, kind)
     plan, _ = export.plan()
-    for outcome in run_all(export, plan, workers=case.workers):
+    with mock.patch.object(runner, "PageServo", servo):
+        outcomes = run_all(export, plan, workers=case.workers)
+    for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
     export.seal(plan)
@@ -133,9 +139,10 @@ def check_refusals(export: TableExport, case: Case, expected: Expectation) -> No
     """A window with a refused value fails and names its column; the others are whole."""
     plan, _ = export.plan()
     outcomes = {outcome.window.index: outcome for outcome in run_all(export, plan, workers=case.workers)}
-    assert len(outcomes) == -(-len(expected.rows) // case.window_rows)
+    rows = case.window_rows if case.key else len(expected.rows)
+    assert len(outcomes) == -(-len(expected.rows) // rows)
     for index, outcome in outcomes.items():
-        span = slice(index * case.window_rows, (index + 1) * case.window_rows)
+        span = slice(index * rows, (index + 1) * rows)
         refused = set().union(*expected.refused[span])
         _check_outcome(outcome, refused, len(expected.rows[span]))
 
@@ -165,8 +172,28 @@ def check_parts(bench: Workbench, case: Case, expected: Expectation, folder: Pat
         assert [(field.metadata or {})[b"rivet.native_type"].decode() for field in schema] == expected.native_types
     for file in files[:1]:
         assert list(map(node, bench.duckdb.schema(file))) == parquet_schema(names, types, expected.nullable)
-    _compare("pyarrow", names, types, arrow_rows(files, types), expected.rows, exact=True)
-    _compare("DuckDB", names, types, bench.duckdb.rows(files, types), expected.rows, exact=False)
+    found = arrow_rows(files, types)
+    # Without a key rows have no order, except that both readers see the same one.
+    rows = found if not case.key and same_multiset(found, expected.rows) else expected.rows
+    _compare("pyarrow", names, types, found, rows, exact=True)
+    _compare("DuckDB", names, types, bench.duckdb.rows(files, types), rows, exact=False)
+
+
+def same_multiset(found: Sequence[tuple[Value, ...]], expected: Sequence[tuple[Value, ...]]) -> bool:
+    """Whether they are the same rows, in any order."""
+    return Counter(map(repr, found)) == Counter(map(repr, expected))
+
+
+def check_csv(bench: Workbench, case: Case, expected: Expectation, lake: Path, fingerprint: str) -> None:
+    """CSV parts hold the same rows, and say so."""
+    folder = sealed_export(bench, case, lake, "csv")
+    assert sealed(folder)["row_fingerprint"] == fingerprint
+    check_seal(case, expected, sealed(folder))
+    types = [each.canonical for each in expected.readings]
+    names = [column.name for column in case.columns]
+    found = csv_rows(part_files(folder), names, types)
+    rows = found if not case.key and same_multiset(found, expected.rows) else expected.rows
+    _compare("a reader of CSV", names, types, found, rows, exact=True)
 
 
 def _compare(
@@ -199,30 +226,11 @@ def check_seal(case: Case, expected: Expectation, seal: dict[str, Any]) -> None:
 
 def check_change(bench: Workbench, case: Case, expected: Expectation, folder: Path, fingerprint: str) -> None:
     """Another value gives another fingerprint, and what reads the same gives the same one."""
-    changed = _change(bench, case)
-    if not changed:
+    if not bench.engine.change(case):
         return
-    after = expectation(bench.connection, case)
+    after = bench.engine.expectation(case)
     if any(after.refused):
         return
     again = sealed_export(bench, case, folder / "third")
-    same = sorted(map(repr, after.rows)) == sorted(map(repr, expected.rows))
+    same = same_multiset(after.rows, expected.rows)
     assert (sealed(again)["row_fingerprint"] == fingerprint) == same
-
-
-def _change(bench: Workbench, case: Case) -> bool:
-    """Set one column of one row to a value that stands in another row, or to NULL."""
-    table = psycopg.sql.Identifier(case.schema, case.table)
-    columns = [column for column in case.columns if column.name not in case.key]
-    for column in columns[::-1]:
-        value = next((value for value in column.values[1:] if value != column.values[0]), None)
-        if value is None and not column.nullable:
-            continue
-        update = psycopg.sql.SQL("UPDATE {} SET {} = $1::{} WHERE ctid = (SELECT min(ctid) FROM {})").format(
-            table,
-            psycopg.sql.Identifier(column.name),
-            psycopg.sql.SQL(column.declaration),
-            table,
-        )
-        return bench.connection.execute(update, [value]).rowcount > 0
-    return False

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Context, Decimal
 from typing import Any, TypeAlias
 
 import psycopg
+from hypothesis import strategies as st
 from psycopg import sql
 
-from tests.support.universe.cases import Case, CaseColumn, Facts
-from tests.support.universe.kinds import ANY_ARRAY, DECLARED_TYPES, MATRIX
+from tests.support.universe.cases import Case, CaseColumn
+from tests.support.universe.expected import EXACT, Cell, Expectation, Reading, Unheld, decimal_cell
+from tests.support.universe.postgres.cases import Facts, cases
+from tests.support.universe.postgres.kinds import ANY_ARRAY, DECLARED_TYPES, MATRIX
 
 Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
-Value: TypeAlias = "str | list[Value] | None"
 
 # How the server is asked for a value that is not NULL, as text. `format` calls the type's own output function.
 QUESTIONS = {
@@ -50,7 +52,6 @@ _SETTINGS = {
 _DAY = 86_400_000_000
 # All three numbers of an interval at their limits, as the server sends them.
 _INFINITE_INTERVALS = ("7f" + "ff" * 7 + ("7f" + "ff" * 3) * 2, "80" + "00" * 7 + ("80" + "00" * 3) * 2)
-_EXACT = Context(prec=5000, Emax=10**6, Emin=-(10**6))
 
 
 def connect(dsn: str) -> Connection:
@@ -99,21 +100,6 @@ def drop_table(connection: Connection, case: Case) -> None:
         connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(sql.Identifier(case.schema)))
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What an export makes of one column.
-
-    Attributes:
-        canonical: name of the type.
-        question: how the server is asked, one of `QUESTIONS` or `list` and one of them.
-        replaces: whether NULL replaces what the type cannot hold.
-    """
-
-    canonical: str
-    question: str
-    replaces: bool = False
-
-
 def reading(case: Case, column: CaseColumn) -> Reading:
     """What the documentation promises for a column of a case."""
     row = MATRIX[column.kind]
@@ -160,41 +146,6 @@ def _question(canonical: str, question: str, wanted: str) -> str:
     return "output" if canonical == "json" else "text"
 
 
-@dataclass(frozen=True)
-class Unheld:
-    """A value that the column's type cannot hold.
-
-    Attributes:
-        reason: as manifests count it; empty where NULL never replaces it.
-    """
-
-    reason: str
-
-
-Cell: TypeAlias = "str | list[Any] | Unheld | None"
-
-
-@dataclass
-class Expectation:
-    """What an export of a table must hold.
-
-    Attributes:
-        readings: of its columns.
-        native_types: of its columns, as the server prints them.
-        nullable: whether a part's column may hold NULL.
-        rows: in key order; each cell in the words of `QUESTIONS`, what is replaced being None.
-        replaced: for each row, how many values NULL replaced, by column and reason.
-        refused: for each row, the columns with a value that is refused.
-    """
-
-    readings: list[Reading]
-    native_types: list[str]
-    nullable: list[bool]
-    rows: list[tuple[Value, ...]]
-    replaced: list[Counter[tuple[str, str]]]
-    refused: list[set[str]]
-
-
 def expectation(connection: Connection, case: Case) -> Expectation:
     """Ask the server for every value of the case's table, each by the question that its type has."""
     readings = [reading(case, column) for column in case.columns]
@@ -214,12 +165,10 @@ def expectation(connection: Connection, case: Case) -> Expectation:
         readings,
         [native for native, _ in facts],
         [not not_null or each.replaces for (_, not_null), each in zip(facts, readings, strict=True)],
-        [],
-        [],
-        [],
     )
     for row in found:
-        _add_row(expected, [column.name for column in case.columns], row)
+        cells = (answer(each.canonical, text) for each, text in zip(readings, row, strict=True))
+        expected.add([column.name for column in case.columns], cells)
     return expected
 
 
@@ -232,31 +181,6 @@ def _asked(column: str, question: str) -> str:
     return _ANSWER.format(column, _LIST.format(column, inner))
 
 
-def _add_row(expected: Expectation, names: list[str], row: tuple[Any, ...]) -> None:
-    cells: list[Value] = []
-    replaced: Counter[tuple[str, str]] = Counter()
-    refused: set[str] = set()
-    for name, each, text in zip(names, expected.readings, row, strict=True):
-        reasons: list[str] = []
-        cells.append(_held(answer(each.canonical, text), reasons))
-        if reasons and not (each.replaces and all(reasons)):
-            refused.add(name)
-        replaced.update((name, reason) for reason in reasons)
-    expected.rows.append(tuple(cells))
-    expected.replaced.append(replaced)
-    expected.refused.append(refused)
-
-
-def _held(cell: Cell, reasons: list[str]) -> Value:
-    """The cell with None for what the type cannot hold; the reasons are appended."""
-    if isinstance(cell, Unheld):
-        reasons.append(cell.reason)
-        return None
-    if isinstance(cell, list):
-        return [_held(element, reasons) for element in cell]
-    return cell
-
-
 def answer(canonical: str, text: str | None) -> Cell:
     """The server's answer as a cell of a type."""
     if text is None:
@@ -267,12 +191,12 @@ def answer(canonical: str, text: str | None) -> Cell:
             return Unheld(found)
         return [answer(canonical[len("list(") : -1], element) for element in found]
     if canonical.startswith("decimal("):
-        return _decimal(canonical, text)
+        return decimal_cell(canonical, text)
     if canonical.startswith(("timestamp(", "time(")):
         limit = _DAY if canonical.startswith("time(") else 2**63
         if text == "infinity":
             return Unheld("infinity")
-        count = int(_EXACT.create_decimal(text).to_integral_exact(context=_EXACT))
+        count = int(EXACT.create_decimal(text).to_integral_exact(context=EXACT))
         return str(count) if count < limit else Unheld("out of range")
     if canonical == "interval" and text in _INFINITE_INTERVALS:
         return Unheld("infinity")
@@ -281,14 +205,69 @@ def answer(canonical: str, text: str | None) -> Cell:
     return text
 
 
-def _decimal(canonical: str, text: str) -> Cell:
-    """The unscaled number, if the type holds it."""
-    precision, scale = map(int, re.findall(r"\d+", canonical))
-    number = Decimal(text)
-    if number.is_nan():
-        return Unheld("NaN")
-    if number.is_infinite():
-        return Unheld("infinity")
-    unscaled = number.scaleb(scale, _EXACT)
-    whole = int(unscaled)
-    return str(whole) if whole == unscaled and abs(whole) < 10**precision else Unheld("")
+def change(connection: Connection, case: Case) -> bool:
+    """Set one column of one row to a value that stands in another row, or to NULL; whether there was such a row."""
+    table = sql.Identifier(case.schema, case.table)
+    columns = [column for column in case.columns if column.name not in case.key]
+    for column in columns[::-1]:
+        value = next((value for value in column.values[1:] if value != column.values[0]), None)
+        if value is None and not column.nullable:
+            continue
+        update = sql.SQL("UPDATE {} SET {} = $1::{} WHERE ctid = (SELECT min(ctid) FROM {})").format(
+            table, sql.Identifier(column.name), sql.SQL(column.declaration), table
+        )
+        return connection.execute(update, [value]).rowcount > 0
+    return False
+
+
+@dataclass
+class Postgres:
+    """A PostgreSQL server: an `Engine`.
+
+    Attributes:
+        dsn: address of the database.
+        connection: to it.
+        facts: what the server can do.
+    """
+
+    dsn: str
+    connection: Connection
+    facts: Facts
+    plain_schema: str = "public"
+
+    @classmethod
+    @contextmanager
+    def opened(cls, dsn: str) -> Iterator[Postgres]:
+        """The engine on an empty database."""
+        with connect(dsn) as connection:
+            yield cls(dsn, connection, prepare(connection))
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"PostgreSQL {self.facts.version}"
+
+    def cases(self) -> st.SearchStrategy[Case]:
+        """Cases for this server."""
+        return cases(self.facts)
+
+    def plain_key(self, rows: int) -> CaseColumn:
+        """A key of numbers from 1 on, called id."""
+        values = tuple(map(str, range(1, rows + 1))) or (None,)
+        return CaseColumn("id", "integer", "integer", False, False, values)
+
+    def make_table(self, case: Case) -> None:
+        """Create and fill the case's table."""
+        make_table(self.connection, case)
+
+    def drop_table(self, case: Case) -> None:
+        """Drop the case's table, and its schema where it is the case's own."""
+        drop_table(self.connection, case)
+
+    def expectation(self, case: Case) -> Expectation:
+        """What the server says of the case's table."""
+        return expectation(self.connection, case)
+
+    def change(self, case: Case) -> bool:
+        """Set one column of one row to a value that stands in another row, or to NULL."""
+        return change(self.connection, case)

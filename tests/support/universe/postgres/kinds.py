@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from hypothesis import strategies as st
 
-from tests.support.universe import values as v
+from tests.support.universe import values as common
+from tests.support.universe.expected import matrix
+from tests.support.universe.postgres import values as v
 
 ANY_ARRAY = "any of these[]"
 
@@ -40,19 +41,20 @@ CREATE DOMAIN "U.x".d_texts AS text[];
 CREATE DOMAIN "U.x".d_texts_again AS "U.x".d_texts;
 """
 
-_MOODS: v.Literals = st.sampled_from(("sad", "ok", "Ha ppy", "a,b", 'q"', "back\\slash", "", "ü", "'", "NULL"))
-_SHORT_TEXTS: v.Literals = st.text("aB ü\t", max_size=30) | v.TEXTS
-_INTS: v.Literals = v.integers(32).map(str)
-_NO_13: v.Literals = _INTS.filter(lambda text: text != "13")
-_UUIDS: v.Literals = st.uuids().map(str) | st.just("00000000-0000-0000-0000-000000000000")
-_PAIRS: v.Literals = v.composites(_INTS, v.TEXTS)
-_INT_RANGES: v.Literals = v.ranges(str, -(2**31), 2**31 - 2)
-_BIG_RANGES: v.Literals = v.ranges(str, -(2**63), 2**63 - 2)
-_NUMBER_RANGES: v.Literals = v.ranges(lambda number: v.decimal_text(number, 5), -(10**20), 10**20)
-_DAY_RANGES: v.Literals = v.ranges(lambda day: f"J{day}", 2_000_000, 3_000_000)
-_TIME_RANGES: v.Literals = v.ranges(lambda day: f"J{day} 01:02:03.5", 2_000_000, 3_000_000)
-_MOMENT_RANGES: v.Literals = v.ranges(lambda day: f"J{day} 01:02:03.5+03", 2_000_000, 3_000_000)
-_FLOAT_RANGES: v.Literals = v.ranges(lambda number: f"{number}e-3", -(10**6), 10**6)
+_MOODS: common.Literals = st.sampled_from(("sad", "ok", "Ha ppy", "a,b", 'q"', "back\\slash", "", "ü", "'", "NULL"))
+_SHORT_TEXTS: common.Literals = st.text("aB ü\t", max_size=30) | common.TEXTS
+_INTS: common.Literals = common.integers(32).map(str)
+_NO_13: common.Literals = _INTS.filter(lambda text: text != "13")
+_CLOCKS: common.Literals = common.clock(False) | common.clock()
+_UUIDS: common.Literals = st.uuids().map(str) | st.just("00000000-0000-0000-0000-000000000000")
+_PAIRS: common.Literals = v.composites(_INTS, common.TEXTS)
+_INT_RANGES: common.Literals = v.ranges(str, -(2**31), 2**31 - 2)
+_BIG_RANGES: common.Literals = v.ranges(str, -(2**63), 2**63 - 2)
+_NUMBER_RANGES: common.Literals = v.ranges(lambda number: common.decimal_text(number, 5), -(10**20), 10**20)
+_DAY_RANGES: common.Literals = v.ranges(lambda day: f"J{day}", 2_000_000, 3_000_000)
+_TIME_RANGES: common.Literals = v.ranges(lambda day: f"J{day} 01:02:03.5", 2_000_000, 3_000_000)
+_MOMENT_RANGES: common.Literals = v.ranges(lambda day: f"J{day} 01:02:03.5+03", 2_000_000, 3_000_000)
+_FLOAT_RANGES: common.Literals = v.ranges(lambda number: f"{number}e-3", -(10**6), 10**6)
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,18 @@ class Kind:
         xml: whether the server must have been built with libxml.
     """
 
-    declared: v.Literals
-    values: v.Literals
+    declared: common.Literals
+    values: common.Literals
     beyond: tuple[str, ...] = ()
     delimiter: str = ","
     xml: bool = False
 
 
-def _kind(declared: str, values: v.Literals, beyond: tuple[str, ...] = (), delimiter: str = ",") -> Kind:
+def _kind(declared: str, values: common.Literals, beyond: tuple[str, ...] = (), delimiter: str = ",") -> Kind:
     return Kind(st.just(declared), values, beyond, delimiter)
 
 
-def _typed(template: str, least: int, most: int, values: v.Literals, beyond: tuple[str, ...] = ()) -> Kind:
+def _typed(template: str, least: int, most: int, values: common.Literals, beyond: tuple[str, ...] = ()) -> Kind:
     """Types with one number in brackets, which may be left out where it is a precision."""
     with_number = st.integers(least, most).map(lambda number: template.format(f"({number})"))
     return Kind(with_number if least else with_number | st.just(template.format("")), values, beyond)
@@ -101,33 +103,35 @@ _FIELDS = st.sampled_from(
 
 KINDS: dict[str, Kind] = {
     "boolean": _kind("boolean", st.sampled_from(("false", "true"))),
-    "smallint": _kind("smallint", v.integers(16).map(str)),
+    "smallint": _kind("smallint", common.integers(16).map(str)),
     "integer": _kind("integer", _INTS),
-    "bigint": _kind("bigint", v.integers(64).map(str)),
-    "oid": _kind("oid", v.unsigned(32).map(str)),
-    "xid": _kind("xid", v.unsigned(32).map(str)),
-    "cid": _kind("cid", v.unsigned(32).map(str)),
-    "xid8": _kind("xid8", v.unsigned(64).map(str)),
-    "real": _kind("real", v.floats(32)),
-    "double precision": _kind("double precision", v.floats(64)),
+    "bigint": _kind("bigint", common.integers(64).map(str)),
+    "oid": _kind("oid", common.unsigned(32).map(str)),
+    "xid": _kind("xid", common.unsigned(32).map(str)),
+    "cid": _kind("cid", common.unsigned(32).map(str)),
+    "xid8": _kind("xid8", common.unsigned(64).map(str)),
+    "real": _kind("real", common.floats(32)),
+    "double precision": _kind("double precision", common.floats(64)),
     "numeric(12,2)": Kind(_numeric_declarations(), st.nothing(), ("NaN",)),
-    "money": _kind("money", v.integers(64).map(lambda cents: v.decimal_text(cents, 2))),
+    "money": _kind("money", common.integers(64).map(lambda cents: common.decimal_text(cents, 2))),
     "date": _kind("date", v.DATES, v.DATES_BEYOND),
-    "time without time zone": _typed("time{} without time zone", 0, 6, v.clock(False) | v.clock(), ("24:00:00",)),
+    "time without time zone": _typed(
+        "time{} without time zone", 0, 6, common.clock(False) | common.clock(), ("24:00:00",)
+    ),
     "timestamp without time zone": _typed("timestamp{} without time zone", 0, 6, v.TIMESTAMPS, v.TIMESTAMPS_BEYOND),
     "timestamp with time zone": _typed(
         "timestamp{} with time zone", 0, 6, v.MOMENTS, tuple(f"{moment}+00" for moment in v.TIMESTAMPS_BEYOND[2:])
     ),
     "uuid": _kind("uuid", _UUIDS),
-    "text": _kind("text", v.SOME_LONG_TEXTS),
+    "text": _kind("text", common.SOME_LONG_TEXTS),
     "character varying(20)": Kind(
         st.integers(1, 40).map(lambda n: f"character varying({n})") | st.just("character varying"), _SHORT_TEXTS
     ),
     "character(6)": _typed("character{}", 1, 40, _SHORT_TEXTS),
     "name": _kind("name", _SHORT_TEXTS),
     "bytea": _kind("bytea", v.BYTEA),
-    "json": _kind("json", v.JSON),
-    "jsonb": _kind("jsonb", v.JSONB),
+    "json": _kind("json", common.JSON),
+    "jsonb": _kind("jsonb", common.JSONB),
     "numeric": Kind(st.just("numeric") | _numeric_declarations(narrow=False), v.UNBOUNDED_NUMERICS),
     "interval": Kind(
         st.just("interval") | _FIELDS.map(lambda fields: f"interval {fields}"),
@@ -138,7 +142,7 @@ KINDS: dict[str, Kind] = {
         "time{} with time zone",
         0,
         6,
-        st.builds(lambda time, east: f"{time}{east:+03}:30", v.clock(), st.integers(-14, 14)),
+        st.builds(lambda time, east: f"{time}{east:+03}:30", common.clock(), st.integers(-14, 14)),
     ),
     '"char"': _kind('"char"', st.sampled_from(("a", "", "\\", '"', "~"))),
     "bit(8)": _typed("bit{}", 1, 40, v.BITS.map(lambda bits: bits + "1")),
@@ -174,8 +178,8 @@ KINDS: dict[str, Kind] = {
     "tstzmultirange": _kind("tstzmultirange", v.multiranges(_MOMENT_RANGES)),
     "datemultirange": _kind("datemultirange", v.multiranges(_DAY_RANGES)),
     "jsonpath": _kind("jsonpath", st.sampled_from(("$", 'strict $."a b"[*] ? (@ > 1.50)', '$.**{2 to 3}."ü\\""'))),
-    "pg_lsn": _kind("pg_lsn", v.unsigned(64).map(lambda place: f"{place >> 32:X}/{place & 0xFFFFFFFF:X}")),
-    "tid": _kind("tid", st.builds(lambda a, b: f"({a},{b})", v.unsigned(32), v.unsigned(16))),
+    "pg_lsn": _kind("pg_lsn", common.unsigned(64).map(lambda place: f"{place >> 32:X}/{place & 0xFFFFFFFF:X}")),
+    "tid": _kind("tid", st.builds(lambda a, b: f"({a},{b})", common.unsigned(32), common.unsigned(16))),
     "regclass": _kind("regclass", st.sampled_from(("pg_class", "-", '"U.x".pair', "4294967295"))),
     "regtype": _kind(
         "regtype", st.sampled_from(("integer", "-", '"U.x"."Mood ""q"" x"[]', "timestamp with time zone"))
@@ -183,28 +187,28 @@ KINDS: dict[str, Kind] = {
     "regproc": _kind("regproc", st.sampled_from(("now", "-", "1"))),
     "regnamespace": _kind("regnamespace", st.sampled_from(("pg_catalog", '"U.x"', "-"))),
     "regconfig": _kind("regconfig", st.sampled_from(("simple", "english"))),
-    "int2vector": _kind("int2vector", st.lists(v.integers(16).map(str), max_size=4).map(" ".join)),
-    "oidvector": _kind("oidvector", st.lists(v.unsigned(32).map(str), max_size=4).map(" ".join)),
+    "int2vector": _kind("int2vector", st.lists(common.integers(16).map(str), max_size=4).map(" ".join)),
+    "oidvector": _kind("oidvector", st.lists(common.unsigned(32).map(str), max_size=4).map(" ".join)),
     "pg_snapshot": _kind("pg_snapshot", st.sampled_from(("1:1:", "10:20:10,14,15"))),
     "aclitem": _kind("aclitem", st.sampled_from(("=r/postgres", "postgres=arw*/postgres"))),
-    "refcursor": _kind("refcursor", v.TEXTS),
+    "refcursor": _kind("refcursor", common.TEXTS),
     "enum": _kind('"U.x"."Mood ""q"" x"', _MOODS),
     "composite": _kind('"U.x".pair', _PAIRS),
     "composite in composite": _kind(
-        '"U.x".nested', v.composites(_PAIRS, st.lists(_INTS, max_size=3).map(v.array_of), v.MOMENTS, v.floats(64))
+        '"U.x".nested', v.composites(_PAIRS, st.lists(_INTS, max_size=3).map(v.array_of), v.MOMENTS, common.floats(64))
     ),
     "range of a declared type": _kind('"U.x".floatrange', _FLOAT_RANGES),
     "multirange of a declared type": _kind('"U.x".floatmultirange', v.multiranges(_FLOAT_RANGES)),
     "domain over integer": _kind('"U.x"."d int"', _NO_13),
     "domain over domain": _kind('"U.x".d_domain', _NO_13),
-    "domain over text": _kind('"U.x".d_text', v.TEXTS),
+    "domain over text": _kind('"U.x".d_text', common.TEXTS),
     "domain over character": _kind('"U.x".d_char', st.text("aB ü", max_size=4)),
-    "domain over numeric": _kind('"U.x".d_numeric', v.numerics(10, 3), ("NaN",)),
+    "domain over numeric": _kind('"U.x".d_numeric', common.numerics(10, 3), ("NaN",)),
     "domain over date": _kind('"U.x".d_date', v.DATES, v.DATES_BEYOND),
     "domain over timestamp": _kind('"U.x".d_timestamp', v.MOMENTS, v.DATES_BEYOND),
-    "domain over double precision": _kind('"U.x".d_double', v.floats(64)),
+    "domain over double precision": _kind('"U.x".d_double', common.floats(64)),
     "domain over bytea": _kind('"U.x".d_bytea', v.BYTEA),
-    "domain over jsonb": _kind('"U.x".d_jsonb', v.JSONB),
+    "domain over jsonb": _kind('"U.x".d_jsonb', common.JSONB),
     "domain over uuid": _kind('"U.x".d_uuid', _UUIDS),
     "domain over enum": _kind('"U.x".d_enum', _MOODS),
     "domain over inet": _kind('"U.x".d_inet', v.addresses(network=False)),
@@ -214,56 +218,21 @@ KINDS: dict[str, Kind] = {
         '"U.x".d_ints', st.lists(st.none() | _INTS, max_size=4).map(v.array_of), ("{{1,2},{3,4}}", "[0:1]={1,2}")
     ),
     "domain over domain over text[]": _kind(
-        '"U.x".d_texts_again', st.lists(st.none() | v.TEXTS, max_size=4).map(v.array_of), ("{{a},{b}}",)
+        '"U.x".d_texts_again', st.lists(st.none() | common.TEXTS, max_size=4).map(v.array_of), ("{{a},{b}}",)
     ),
 }
 
 
-def literals(name: str, declared: str) -> v.Literals:
+def literals(name: str, declared: str) -> common.Literals:
     """Literals of a kind that suit its declaration."""
     if name == "numeric(12,2)":
         precision, scale = map(int, re.findall(r"-?\d+", declared))
-        return v.numerics(precision, scale)
+        return common.numerics(precision, scale)
     if name == "numeric" and "(" in declared:
-        return v.numerics(*map(int, re.findall(r"-?\d+", declared)))
+        return common.numerics(*map(int, re.findall(r"-?\d+", declared)))
     if name == "interval" and declared != name:
         return v.SHORT_INTERVALS
     return KINDS[name].values
 
 
-@dataclass(frozen=True)
-class Expected:
-    """A row of matrix.csv.
-
-    Attributes:
-        canonical: name of the type in the parts.
-        server: how the server is asked for a value, see `server.QUESTIONS`.
-        key: whether it can be a key.
-        beyond: reasons for which a value may be replaced.
-        pyarrow, duckdb: how what they read is compared.
-    """
-
-    canonical: str
-    server: str
-    key: bool
-    beyond: tuple[str, ...]
-    pyarrow: str
-    duckdb: str
-
-
-def _matrix() -> dict[str, Expected]:
-    with Path(__file__).with_name("matrix.csv").open(newline="") as file:
-        return {
-            row["type"]: Expected(
-                row["canonical"],
-                row["server"],
-                row["key"] == "yes",
-                tuple(filter(None, row["beyond"].split("; "))),
-                row["pyarrow"],
-                row["duckdb"],
-            )
-            for row in csv.DictReader(file)
-        }
-
-
-MATRIX = _matrix()
+MATRIX = matrix(Path(__file__).with_name("matrix.csv"))
