@@ -28,6 +28,7 @@ from rivet_dagster.sources.postgres import templates
 from rivet_dagster.sources.postgres.catalog import describe_table
 from rivet_dagster.sources.postgres.connect import application_name, server_facts
 from rivet_dagster.sources.postgres.failures import last_words, translated
+from rivet_dagster.sources.postgres.typemap import TEXT_OID
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,6 +60,12 @@ class PostgresSession:
         """Columns, keys and estimates of a table."""
         with translated(f"describing {schema}.{name}"), self._snapshot(steered=False):
             return describe_table(self._connection, schema, name)
+
+    def tables(self, schema: str) -> tuple[str, ...]:
+        """Names of the tables of a schema that the user may read, in order."""
+        with translated(f"listing the tables of {schema}"), self._snapshot(steered=False):
+            found = self._connection.execute(templates.TABLES, {"schema": schema}).fetchall()
+        return tuple(sorted(name for (name,) in found))
 
     def walk(self, table: Table, key: Key, after: KeyText | None, rows: int) -> Step | None:
         """Walk the key's index `rows` rows on from `after`; None where no row is beyond it."""
@@ -216,7 +223,11 @@ class PostgresWindowReader:
         )
         self._key_indices = [names.index(name) for name in key.columns]
         self._key_wire_types = [found[index].wire_type for index in self._key_indices]
-        self._key_natives = [table.column(name).native_type for name in key.columns]
+        # What comes as text is what the server writes. A cast from text to regclass and its like takes less than that.
+        self._key_natives = [
+            "text" if found[index].wire_type == TEXT_OID else table.columns[index].native_type
+            for index in self._key_indices
+        ]
         self.schema: pa.Schema = self._decoder.schema
 
     def read_page(self, span: KeyRange, limit: int) -> Page:
