@@ -18,8 +18,8 @@ from rivet_dagster.errors import SourceError
 from rivet_dagster.sources.addresses import is_local, malformed, place, refuse_ambiguous
 from rivet_dagster.sources.base import ServerFacts, SourceLimits
 from rivet_dagster.sources.mysql import templates
-from rivet_dagster.sources.mysql.failures import connect_failure, number_of
-from rivet_dagster.sources.mysql.statements import socket_of
+from rivet_dagster.sources.mysql.failures import connect_failure, number_of, unintelligible
+from rivet_dagster.sources.mysql.statements import socket_of, wait_at_most
 
 PROGRAM_NAME = "rivet_dagster"
 
@@ -75,7 +75,8 @@ class Address:
         try:
             context = ssl.create_default_context(cafile=self.options.get("ssl-ca"))
             if "ssl-cert" in self.options:
-                context.load_cert_chain(self.options["ssl-cert"], self.options.get("ssl-key"))
+                # Without a password to try, OpenSSL would ask for one on the terminal and wait.
+                context.load_cert_chain(self.options["ssl-cert"], self.options.get("ssl-key"), password="")
         except OSError as exc:
             raise SourceError(
                 "RIVET_SOURCE_TLS",
@@ -97,13 +98,16 @@ def parse_dsn(dsn: str) -> Address:
     Raises:
         ConfigError: RIVET_CONFIG_DSN; the message never quotes the address, which may hold a password.
     """
-    refuse_ambiguous(_SCHEME, dsn)
     try:
+        refuse_ambiguous(_SCHEME, dsn)
         parts = urlsplit(dsn)
-        port = parts.port or _DEFAULT_PORT
+        port = _DEFAULT_PORT if parts.port is None else parts.port
+        (parts.hostname or "").encode("idna")  # as it is looked up, with labels of 63 letters at most
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError:
         raise malformed(_SCHEME, "its port is not a number, or its parts cannot be told apart") from None
+    if not port:
+        raise malformed(_SCHEME, "there is no port 0")
     if not parts.username:
         raise malformed(_SCHEME, "it names no user")
     unknown = sorted(set(options).difference(_OPTIONS))
@@ -139,30 +143,37 @@ def connect(address: Address, limits: SourceLimits) -> pymysql.Connection[Any]:
     Raises:
         SourceError: RIVET_SOURCE_UNREACHABLE, RIVET_SOURCE_AUTH, RIVET_SOURCE_DATABASE_MISSING, RIVET_SOURCE_TLS.
     """
+    tls = address.tls
     try:
-        connection = _open(address, limits)
-        _keep_alive(connection)
-        _configure(connection, limits)
+        connection = _open(address, tls, limits)
+        try:
+            _keep_alive(connection)
+            _configure(connection, limits)
+            wait_at_most(connection, patience(limits.statement_timeout_s))
+        except BaseException:
+            connection.close()
+            raise
     except err.MySQLError as exc:
         raise connect_failure(exc, address.label, address.password) from None
+    except Exception as exc:  # noqa: BLE001 (what is no packet fails anywhere in the driver)
+        raise unintelligible(exc, address.label) from None
     return connection
 
 
-def _open(address: Address, limits: SourceLimits) -> pymysql.Connection[Any]:
-    tls = address.tls
+def _open(address: Address, tls: ssl.SSLContext | None, limits: SourceLimits) -> pymysql.Connection[Any]:
     guarded = address.tls_mode in ("VERIFY_CA", "VERIFY_IDENTITY") or "socket" in address.options
     refused = {} if guarded else {"mysql_clear_password": _NoClearText, "dialog": _NoClearText}
-    wait = limits.statement_timeout_s + _GRACE_SECONDS
+    wait = whole_seconds(limits.connect_timeout_s)
     return pymysql.connect(
         host=address.host,
         port=address.port,
         user=address.user,
-        password=address.password,
+        password=address.password.encode(),  # the driver would take texts for Latin-1
         database=address.database or None,
         unix_socket=address.options.get("socket"),
         ssl=tls,
         ssl_disabled=tls is None,
-        connect_timeout=max(2, round(limits.connect_timeout_s)),
+        connect_timeout=wait,
         read_timeout=wait,
         write_timeout=wait,
         charset="utf8mb4",
@@ -187,14 +198,26 @@ def _configure(connection: pymysql.Connection[Any], limits: SourceLimits) -> Non
     shared = {**templates.SETTINGS, "lock_wait_timeout": str(seconds), "innodb_lock_wait_timeout": str(seconds)}
     with connection.cursor() as cursor:
         cursor.execute(templates.ISOLATION)
+    limit_statements(connection, limits.statement_timeout_s, shared)
+
+
+def limit_statements(
+    connection: pymysql.Connection[Any], seconds: float, others: Mapping[str, str] | None = None
+) -> None:
+    """Let the server end every statement that takes longer, in its own words for it; with `others`, set these too.
+
+    Raises:
+        pymysql.err.MySQLError: what the server says.
+    """
+    with connection.cursor() as cursor:
         cursor.execute(templates.VERSION)
         (version,) = cursor.fetchone() or ("",)
-        own = [statement_limit(limits.statement_timeout_s, mariadb=name) for name in (True, False)]
+        own = [statement_limit(seconds, mariadb=name) for name in (True, False)]
         if "mariadb" not in version.lower():
             own.reverse()
         for settings in own:
             try:
-                cursor.execute(assignments({**shared, **settings}))
+                cursor.execute(assignments({**(others or {}), **settings}))
             except err.OperationalError as exc:
                 # A proxy may show another version than that of the server behind it.
                 if number_of(exc) != _UNKNOWN_VARIABLE or settings is own[-1]:
@@ -215,6 +238,11 @@ def assignments(settings: Mapping[str, str]) -> str:
     return templates.SET.format(assignments=", ".join(f"{name} = {value}" for name, value in settings.items()))
 
 
+def patience(statement_s: float) -> float:
+    """Seconds to wait for the server to say something: it ends the statement before."""
+    return statement_s + _GRACE_SECONDS
+
+
 def whole_seconds(seconds: float) -> int:
     """Seconds for a setting that knows no fraction and takes 0 for something else."""
     return max(1, round(seconds))
@@ -228,7 +256,7 @@ def server_facts(connection: Any) -> ServerFacts:
     shown = str(connection.get_server_info())
     product = "MariaDB" if "mariadb" in f"{version} {comment}".lower() else "MySQL"
     number = re.search(r"\d+(?:\.\d+)+", version.removeprefix("5.5.5-"))
-    notes = ["read-only server"] if read_only else []
+    notes = ["read-only server"] if str(read_only).upper() not in ("0", "OFF", "") else []
     # A proxy numbers its own connections; the greeting is its own too.
     if backend & 0xFFFFFFFF != connection.thread_id() or re.search(r"proxysql|maxscale", shown, re.IGNORECASE):
         notes.append(f"behind {_proxy_name(connection, f'{shown} {comment}')}")

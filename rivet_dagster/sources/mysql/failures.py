@@ -26,6 +26,7 @@ _FATAL = {
     1227: ("RIVET_SOURCE_FORBIDDEN", _RIGHTS_ADVICE),
     1251: ("RIVET_SOURCE_AUTH", "Give the user an authentication plugin that this client has."),
     1698: ("RIVET_SOURCE_AUTH", "Check the user, the password and the host that the user may come from."),
+    1820: ("RIVET_SOURCE_AUTH", "The user's password has expired: set a new one."),
     1862: ("RIVET_SOURCE_AUTH", "The user's password has expired: set a new one."),
     2059: ("RIVET_SOURCE_AUTH", "Give the user an authentication plugin that this client has."),
     3118: ("RIVET_SOURCE_AUTH", "The user's account is locked: unlock it."),
@@ -59,6 +60,8 @@ _LOST = {
     4031,
 }
 _TLS = {2026}
+# Errors of TLS that are a lost connection.
+_BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
 def number_of(exc: err.MySQLError) -> int:
@@ -77,7 +80,8 @@ def connect_failure(exc: err.MySQLError, label: str, password: str) -> SourceErr
     number, reason = number_of(exc), describe(exc)
     if password:
         reason = reason.replace(password, "****")
-    if number in _TLS or isinstance(getattr(exc, "original_exception", None), ssl.SSLError):
+    cause = getattr(exc, "original_exception", None)
+    if number in _TLS or (isinstance(cause, ssl.SSLError) and not isinstance(cause, _BROKEN_OFF)):
         return SourceError(
             "RIVET_SOURCE_TLS",
             f"No verified TLS connection to {label}: {reason}.",
@@ -102,6 +106,17 @@ def connect_failure(exc: err.MySQLError, label: str, password: str) -> SourceErr
     )
 
 
+def unintelligible(exc: Exception, label: str) -> SourceError:
+    """What listens at an address, or stands between, does not speak the protocol."""
+    return SourceError(
+        "RIVET_SOURCE_UNREACHABLE",
+        # Without the error's text, which may quote what was sent.
+        f"What answers at {label} does not speak MySQL's protocol ({type(exc).__name__}).",
+        "Check host and port.",
+        retryable=True,
+    )
+
+
 def failure(exc: err.MySQLError, doing: str) -> SourceError:
     """What the server said while `doing`, e.g. "reading shop.orders"."""
     number = number_of(exc)
@@ -115,18 +130,17 @@ def failure(exc: err.MySQLError, doing: str) -> SourceError:
         return SourceError("RIVET_SOURCE_LOCKED", what, _TRANSIENT_ADVICE, retryable=True)
     if number in _LOST or isinstance(exc, err.InterfaceError) or (not number and isinstance(exc, err.OperationalError)):
         return SourceError("RIVET_SOURCE_LOST", what, _TRANSIENT_ADVICE, retryable=True)
+    if not number and isinstance(exc, err.InternalError):
+        # The driver's own: a packet is not the next one.
+        return SourceError("RIVET_PROTOCOL_ERROR", what, _TRANSIENT_ADVICE, retryable=True)
     return SourceError("RIVET_SOURCE_FAILED", what, "The server's log says more.")
 
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Raise PyMySQL's errors, and those of its socket, as typed errors."""
+    """Raise PyMySQL's errors as typed errors."""
     try:
         yield
     except err.MySQLError as exc:
         # Not chained: a driver's traceback may carry values and addresses that an error must not show.
         raise failure(exc, doing) from None
-    except OSError as exc:
-        # Also ssl.SSLError, and the socket's time-out.
-        reason = exc.strerror or str(exc) or type(exc).__name__
-        raise failure(err.OperationalError(2013, f"the connection is lost ({reason})"), doing) from None

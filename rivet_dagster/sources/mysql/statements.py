@@ -1,7 +1,7 @@
 """Prepared statements, which PyMySQL has not, over its connections: their rows come in the binary protocol.
 
 The one place where attributes of the driver are used that are not its public face: its socket, and how it sends a
-command and takes a packet. tests/integration/test_mysql_stream.py notices a driver that changes them.
+command and takes a packet. tests/unit/test_mysql_stream.py notices a driver that changes them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import pymysql
 from pymysql.constants import COMMAND, FIELD_TYPE
 
 _PREPARED = struct.Struct("<xIHHxH")
+_PREPARED_OK: Final = 0
+_UNREADABLE: Final = "the answer to a statement's preparation cannot be read"
 _EXECUTE = struct.Struct("<IBI")
 _DEPRECATE_EOF: Final = 1 << 24
 _SHORT, _MEDIUM = 251, 1 << 16
@@ -27,6 +29,12 @@ def socket_of(connection: Any) -> socket.socket:
     if peer is None:
         raise pymysql.err.InterfaceError(0, "the connection is closed")
     return cast("socket.socket", peer)
+
+
+def wait_at_most(connection: Any, seconds: float) -> None:
+    """How long a connection of the driver waits for the server to take or say something."""
+    connection._read_timeout = connection._write_timeout = connection._current_timeout = seconds
+    socket_of(connection).settimeout(seconds)
 
 
 @dataclass(frozen=True)
@@ -79,15 +87,23 @@ class Statements:
         self._connection._execute_command(COMMAND.COM_STMT_EXECUTE, body)
 
     def _prepare(self, sql: str) -> Prepared:
-        connection = self._connection
-        connection._execute_command(COMMAND.COM_STMT_PREPARE, sql)
-        answer = connection._read_packet().get_all_data()
+        self._connection._execute_command(COMMAND.COM_STMT_PREPARE, sql)
+        answer = self._packet()
+        if len(answer) < _PREPARED.size or answer[0] != _PREPARED_OK:
+            raise pymysql.err.InternalError(_UNREADABLE)
         number, columns, parameters, _ = _PREPARED.unpack_from(answer)
         for count in (parameters, columns):
             for _ in range(count + (count > 0 and self.eof_packets)):
-                connection._read_packet()
+                self._packet()
         self._prepared[sql] = Prepared(number, parameters)
         return self._prepared[sql]
+
+    def _packet(self) -> bytes:
+        try:
+            return cast("bytes", self._connection._read_packet().get_all_data())
+        except (IndexError, ValueError, struct.error):
+            # The driver looks for an error in a packet that is empty, or for a number in an error that has none.
+            raise pymysql.err.InternalError(_UNREADABLE) from None
 
 
 def _bound(value: str | int) -> tuple[bytes, bytes]:

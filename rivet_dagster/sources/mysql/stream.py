@@ -32,6 +32,7 @@ _HEADER_BYTES = 4
 _LARGEST_PAYLOAD = 0xFFFFFF
 _ALL_ROWS = 2**62
 _MORE_RESULTS = 0x0008
+_SERVER_LOST = 2013
 _FIRST_SEQUENCE = 1
 _EOF_BYTES = 5
 _OK_BYTES = 7
@@ -67,7 +68,7 @@ class ResultStream:
         """Run a statement; gives its columns. `take` gives the rows.
 
         Raises:
-            pymysql.err.MySQLError, OSError: what the server or the connection said.
+            pymysql.err.MySQLError: what the server or the connection said.
             SourceError: RIVET_PROTOCOL_ERROR.
         """
         self._statements.execute(sql, values)
@@ -94,7 +95,7 @@ class ResultStream:
                 are whole rows. Gives the number of those that it has used, which are then no longer there.
 
         Raises:
-            pymysql.err.MySQLError, OSError: what the server or the connection said.
+            pymysql.err.MySQLError: what the server or the connection said.
             SourceError: RIVET_PROTOCOL_ERROR, RIVET_SOURCE_LOST.
         """
         self._drop(self.end)
@@ -169,7 +170,13 @@ class ResultStream:
         # TLS hands out no more than a record at a time, however much has arrived.
         if 0 < self._latest < _HURRIED_BYTES and not isinstance(peer, ssl.SSLSocket):
             time.sleep(_PAUSE_SECONDS)
-        count = self._latest = peer.recv_into(self.buffer.data[self._used :])
+        try:
+            count = self._latest = peer.recv_into(self.buffer.data[self._used :])
+        except OSError as exc:  # also ssl.SSLError, and a time-out
+            reason = exc.strerror or str(exc) or type(exc).__name__
+            raise err.OperationalError(
+                _SERVER_LOST, f"Lost connection to MySQL server during query ({reason})"
+            ) from None
         if count == 0:
             raise SourceError(
                 "RIVET_SOURCE_LOST",
@@ -182,7 +189,7 @@ class ResultStream:
 
 def _length(payload: bytes) -> int:
     """The length-encoded integer that a packet is."""
-    wide = {0xFC: 3, 0xFD: 4, 0xFE: 9}.get(payload[0], 1) if payload else 0
+    wide = {0xFC: 3, 0xFD: 4, 0xFE: 9}.get(payload[0], 1) if payload else 1
     if len(payload) != wide or payload[0] in (0xFB, 0xFF):
         raise _broken("it begins with no number of columns")
     return int.from_bytes(payload[1:], "little") if wide > 1 else payload[0]
@@ -192,7 +199,7 @@ def _described(payload: bytes) -> ResultColumn:
     try:
         found: Any = FieldDescriptorPacket(payload, "utf8")
         return ResultColumn(found.name, found.type_code, found.flags)
-    except (ValueError, IndexError, AttributeError, AssertionError, struct.error):
+    except Exception:  # noqa: BLE001 (the driver checks nothing that it takes apart)
         raise _broken("the description of a column cannot be read") from None
 
 
@@ -208,13 +215,15 @@ def _status(payload: bytes, eof_packet: bool) -> int:
     return int.from_bytes(payload[3:5], "little")
 
 
-def _server_error(packet: bytes) -> err.MySQLError:
+def _server_error(packet: bytes) -> Exception:
     """The error that a packet carries."""
     size = int.from_bytes(packet[:3], "little")
     try:
         err.raise_mysql_exception(packet[_HEADER_BYTES : _HEADER_BYTES + size])
     except err.MySQLError as exc:
         return exc
+    except (IndexError, ValueError, struct.error):
+        return _broken("an error in it has no number or no message")
 
 
 def _broken(what: str) -> SourceError:
