@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rivet_dagster.assets import build_rivet_assets
+    from rivet_dagster.assets import build_rivet_asset_specs, build_rivet_assets, rivet_assets
+    from rivet_dagster.component import RivetExportComponent
     from rivet_dagster.errors import RivetError
     from rivet_dagster.export.config import (
         ColumnOptions,
@@ -22,14 +23,22 @@ if TYPE_CHECKING:
         ReadLimits,
     )
     from rivet_dagster.resources import RivetResource
-    from rivet_dagster.translator import DagsterRivetTranslator
+    from rivet_dagster.run_config import RivetRunConfig
+    from rivet_dagster.selection import select_tables
+    from rivet_dagster.translator import DagsterRivetTranslator, RivetTranslatorData
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "rivet_assets": "rivet_dagster.assets",
     "build_rivet_assets": "rivet_dagster.assets",
+    "build_rivet_asset_specs": "rivet_dagster.assets",
+    "RivetExportComponent": "rivet_dagster.component",
+    "select_tables": "rivet_dagster.selection",
     "RivetResource": "rivet_dagster.resources",
+    "RivetRunConfig": "rivet_dagster.run_config",
     "DagsterRivetTranslator": "rivet_dagster.translator",
+    "RivetTranslatorData": "rivet_dagster.translator",
     "ExportConfig": "rivet_dagster.export.config",
     "FullWindows": "rivet_dagster.export.config",
     "KeysetWindows": "rivet_dagster.export.config",
@@ -41,9 +50,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "rivet_assets",
     "build_rivet_assets",
+    "build_rivet_asset_specs",
+    "RivetExportComponent",
+    "select_tables",
     "RivetResource",
+    "RivetRunConfig",
     "DagsterRivetTranslator",
+    "RivetTranslatorData",
     "ExportConfig",
     "FullWindows",
     "KeysetWindows",

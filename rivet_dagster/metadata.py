@@ -1,10 +1,10 @@
 """What events carry: of a plan, of a window, of a seal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from rivet_dagster.export.documents import ExportManifest, WindowManifest
+from rivet_dagster.export.documents import ExportManifest, PlannedColumn, WindowManifest
 from rivet_dagster.export.names import MANIFEST, part_folder, plan_folder, window_path
 from rivet_dagster.export.plan import Plan
 from rivet_dagster.export.runner import WindowOutcome
@@ -21,6 +21,7 @@ def plan_metadata(store: Store, plan: Plan, appended: int, server: str) -> Metad
     """Metadata of a plan's materialization. Bounds stay in the plan: they can be personal data."""
     return {
         "dagster/uri": dg.MetadataValue.text(store.url(plan_folder(plan.generation))),
+        "dagster/column_schema": dg.MetadataValue.table_schema(_column_schema(plan.head.columns)),
         "rivet/windows": dg.MetadataValue.int(len(plan.windows)),
         "rivet/windows_appended": dg.MetadataValue.int(appended),
         "rivet/planned_rows": dg.MetadataValue.int(sum(window.planned_rows for window in plan.windows)),
@@ -61,19 +62,7 @@ def seal_metadata(store: Store, seal: ExportManifest) -> Metadata:
     return {
         "dagster/row_count": dg.MetadataValue.int(seal.rows),
         "dagster/uri": dg.MetadataValue.text(store.uri),
-        "dagster/column_schema": dg.MetadataValue.table_schema(
-            dg.TableSchema(
-                [
-                    dg.TableColumn(
-                        column.name,
-                        column.type,
-                        description=f"declared as {column.native_type}",
-                        constraints=dg.TableColumnConstraints(nullable=column.nullable),
-                    )
-                    for column in seal.columns
-                ]
-            )
-        ),
+        "dagster/column_schema": dg.MetadataValue.table_schema(_column_schema(seal.columns)),
         "rivet/windows": dg.MetadataValue.int(len(seal.windows)),
         "rivet/parts": dg.MetadataValue.int(sum(len(window.parts) for window in seal.windows)),
         "rivet/bytes": dg.MetadataValue.int(seal.bytes),
@@ -100,4 +89,19 @@ def window_event(
         partition=outcome.window.key,
         metadata=window_metadata(store, outcome.manifest, reused=outcome.reused, conflicts=outcome.conflicts),
         tags={DATA_VERSION: outcome.manifest.row_fingerprint, IS_USER_PROVIDED: "true", **tags},
+    )
+
+
+def _column_schema(columns: Iterable[PlannedColumn]) -> dg.TableSchema:
+    """Columns with the types that they have in the parts, as Dagster shows them."""
+    return dg.TableSchema(
+        [
+            dg.TableColumn(
+                column.name,
+                column.type,
+                description=f"declared as {column.native_type}",
+                constraints=dg.TableColumnConstraints(nullable=column.nullable),
+            )
+            for column in columns
+        ]
     )

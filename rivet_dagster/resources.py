@@ -3,6 +3,7 @@
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -18,13 +19,41 @@ from rivet_dagster.export.runner import WindowOutcome
 from rivet_dagster.export.seal import named
 from rivet_dagster.metadata import CODE_VERSION, plan_metadata, seal_metadata, window_event
 from rivet_dagster.partitions import publish_windows
-from rivet_dagster.translator import ExportKeys
+from rivet_dagster.run_config import RivetRunConfig
+from rivet_dagster.translator import ExportKeys, running_export
 
 # In most failures the first few errors say it all; the others are in the windows' own log lines.
 _ERRORS_SHOWN = 5
 
 
 _PASSWORD = re.compile(r"://[^/@]*:[^@]*@|[?&]password=", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ExportedWindows:
+    """What a run committed.
+
+    Attributes:
+        windows: how many.
+        reused: how many of them an earlier try of the same work had committed.
+        rows: rows of all of them.
+        bytes: size of their parts.
+    """
+
+    windows: int = 0
+    reused: int = 0
+    rows: int = 0
+    bytes: int = 0
+
+    def plus(self, outcome: WindowOutcome) -> "ExportedWindows":
+        """With one more window."""
+        assert outcome.manifest is not None
+        return ExportedWindows(
+            self.windows + 1,
+            self.reused + outcome.reused,
+            self.rows + outcome.manifest.rows,
+            self.bytes + sum(part.bytes for part in outcome.manifest.parts),
+        )
 
 
 class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -84,22 +113,31 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
     def export(
-        self, context: dg.AssetExecutionContext, config: ExportConfig, keys: ExportKeys
-    ) -> Generator[Any, None, None]:
+        self, context: dg.AssetExecutionContext, run_config: RivetRunConfig | None = None
+    ) -> Generator[Any, None, ExportedWindows]:
         """Export the run's partitions, each reported the moment it is committed.
 
         A generator that never yields: an output would make Dagster add a blank event for every partition.
 
+        Args:
+            context: of an asset with the spec of a table asset, which says what is exported.
+            run_config: what is asked of this run alone.
+
+        Returns:
+            What was committed, to whoever writes `exported = yield from rivet.export(context)`.
+
         Raises:
             dagster.Failure: windows failed; the others are committed and reported.
         """
+        config, table, plan_key = running_export(context)
+        options = run_config or RivetRunConfig()
         with _explained():
             export = self.open(config)
             plan = export.planned()
             windows = plan.select(context.partition_keys)
-        failed: list[WindowOutcome] = []
-        report = _Reporter(context, keys, export, plan, failed)
-        with _explained(), export.run(plan, windows, work_id_of(context), self.workers) as run:
+        work_id = context.run.run_id if options.fresh else work_id_of(context)
+        report = _Reporter(context, table, plan_key, export, plan)
+        with _explained(), export.run(plan, windows, work_id, options.workers or self.workers) as run:
             try:
                 for outcome in run:
                     report(outcome)
@@ -107,9 +145,10 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 # Also when the run is being terminated: what was committed meanwhile is reported.
                 for outcome in run.stop():
                     report(outcome)
-        if failed:
-            raise _failure(failed, len(windows))
+        if report.failed:
+            raise _failure(report.failed, len(windows))
         yield from ()
+        return report.exported
 
     def complete(self, context: dg.AssetExecutionContext, config: ExportConfig) -> dg.MaterializeResult[None]:
         """Verify every window of a table and write the seal."""
@@ -128,19 +167,19 @@ class _Reporter:
     def __init__(
         self,
         context: dg.AssetExecutionContext,
-        keys: ExportKeys,
+        table: dg.AssetSpec,
+        plan_key: dg.AssetKey,
         export: TableExport,
         plan: Plan,
-        failed: list[WindowOutcome],
     ) -> None:
+        self.failed: list[WindowOutcome] = []
+        self.exported = ExportedWindows()
         self._context = context
-        self._key = keys.table
+        self._key = table.key
         self._store = export.store
-        self._failed = failed
-        self._tags = provenance_tags(keys.plan, plan.fingerprint)
-        code_version = context.assets_def.specs_by_key[keys.table].code_version
-        if code_version:
-            self._tags[CODE_VERSION] = code_version
+        self._tags = provenance_tags(plan_key, plan.fingerprint)
+        if table.code_version:
+            self._tags[CODE_VERSION] = table.code_version
 
     def __call__(self, outcome: WindowOutcome) -> None:
         """Log a materialization for a committed window, or remember one that failed."""
@@ -149,11 +188,12 @@ class _Reporter:
             self._context.log.info(f"Window {key} was dropped, because the run is being stopped")
             return
         if outcome.error is not None:
-            self._failed.append(outcome)
+            self.failed.append(outcome)
             self._context.log.error(f"Window {key} failed. {outcome.error}")
             return
         fault_point("before_event", key)
         self._context.log_event(window_event(self._key, self._store, outcome, self._tags))
+        self.exported = self.exported.plus(outcome)
         fault_point("after_event", key)
 
 

@@ -268,6 +268,10 @@ class Session(Protocol):
         """Columns, keys and estimates of a table; RIVET_SOURCE_TABLE_MISSING if there is none."""
         ...
 
+    def tables(self, schema: str) -> tuple[str, ...]:
+        """Names of the tables of a schema that the user may read, in order; no views, no partitions of tables."""
+        ...
+
     def walk(self, table: Table, key: Key, after: KeyText | None, rows: int) -> Step | None:
         """Walk the key's index `rows` rows on from `after`; None where no row is beyond it."""
         ...

@@ -39,7 +39,7 @@ from rivet_dagster.sources.mysql.connect import (
 from rivet_dagster.sources.mysql.failures import translated
 from rivet_dagster.sources.mysql.keys import KeyShape, key_text, null_key, quoted, spelled
 from rivet_dagster.sources.mysql.keytext import key_writer
-from rivet_dagster.sources.mysql.statements import Statements, socket_of
+from rivet_dagster.sources.mysql.statements import Statements, wait_at_most
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,6 +73,24 @@ class MysqlSession:
         """Columns, keys and estimates of a table."""
         with translated(f"describing {schema}.{name}"):
             return describe_table(self._connection, schema, name)
+
+    def tables(self, schema: str) -> tuple[str, ...]:
+        """Names of the tables of a schema that the user may read, in order; a short statement a table."""
+        with translated(f"listing the tables of {schema}"), self._connection.cursor() as cursor:
+            cursor.execute(templates.TABLES, (schema,))
+            names = sorted(name for (name,) in cursor.fetchall())
+        return tuple(name for name in names if self._may_read(schema, name))
+
+    def _may_read(self, schema: str, name: str) -> bool:
+        """Whether the user may read every column of a table; the catalog also lists those that he may only write."""
+        try:
+            with translated(f"looking at {schema}.{name}"):
+                self._execute(templates.READABLE.format(table=f"{quoted(schema)}.{quoted(name)}"))
+        except SourceError as exc:
+            if exc.code in ("RIVET_SOURCE_FORBIDDEN", "RIVET_SOURCE_TABLE_MISSING"):
+                return False
+            raise
+        return True
 
     def walk(self, table: Table, key: Key, after: KeyText | None, rows: int) -> Step | None:
         """Walk the key's index `rows` rows on from `after`; None where no row is beyond it."""
@@ -136,7 +154,7 @@ class MysqlSession:
 
     def _limit_statements(self, seconds: float) -> None:
         limit_statements(self._connection, seconds)
-        socket_of(self._connection).settimeout(patience(seconds))
+        wait_at_most(self._connection, patience(seconds))
 
     def _execute(self, statement: str) -> None:
         with self._connection.cursor() as cursor:

@@ -51,6 +51,18 @@ SELECT c.oid, leaves.tuples, leaves.bytes,
  WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('r', 'p', 'm')
 """
 
+# What a partitioned table has of partitions is read with it.
+TABLES: Final = """
+SELECT c.relname
+  FROM pg_class AS c
+  JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+   AND has_schema_privilege(n.oid, 'USAGE')
+   AND (SELECT bool_and(has_column_privilege(c.oid, a.attnum, 'SELECT'))
+          FROM pg_attribute AS a
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+"""
+
 COLUMNS: Final = """
 SELECT a.attname, a.atttypid::int8, a.atttypmod, format_type(a.atttypid, a.atttypmod), a.attnotnull,
        coalesce((SELECT max(s.avg_width) FROM pg_stats AS s

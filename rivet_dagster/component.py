@@ -1,0 +1,400 @@
+"""Exports declared in YAML: a component for Dagster's `defs.yaml`."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Annotated, Any, cast
+
+import dagster as dg
+from dagster.components.resolved.core_models import OpSpec
+from dagster.components.resolved.errors import ResolutionException
+from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
+from pydantic import BaseModel, Field, ValidationError
+
+from rivet_dagster.assets import build_rivet_assets
+from rivet_dagster.errors import ConfigError
+from rivet_dagster.export.config import ExportConfig
+from rivet_dagster.export.names import plain_name
+from rivet_dagster.resources import RivetResource
+from rivet_dagster.scaffolding import RivetExportScaffolder
+from rivet_dagster.translator import DagsterRivetTranslator, RivetTranslatorData
+
+# A field that is one environment variable and nothing else: its value stays out of the definitions.
+_VARIABLE = re.compile(r"""\s*\{\{\s*env(?:\.(\w+)|\(\s*(['"])(\w+)\2\s*\))\s*\}\}\s*""")
+_TEMPLATE = re.compile(r"\{[{%]")
+
+_Fault = tuple[Sequence[int | str], str]
+_Schema = dict[str, Any]
+
+
+class DeclarationError(ConfigError, ResolutionException):
+    """A `ConfigError` with file, line and field. Being of Dagster's own kind too, it is shown as it is."""
+
+
+class TranslatedExport(ExportConfig):
+    """An export with a translation of its own.
+
+    Attributes:
+        translation: what changes the spec of each of its assets, after the component's own translation.
+    """
+
+    # Excluded: the code version is made of the model's JSON.
+    translation: Callable[[dg.AssetSpec, RivetTranslatorData], dg.AssetSpec] | None = Field(default=None, exclude=True)
+
+
+def _refused(
+    context: dg.ResolutionContext, faults: Iterable[_Fault], advice: str = "Correct this.", code: str = ""
+) -> DeclarationError:
+    """An error that names the place of every fault. A fault is a field below the context's, and what is wrong."""
+    shown = "; ".join(
+        f"{_place(context, [*context.path, *loc])}: {why.removeprefix('Value error, ').rstrip('.')}"
+        for loc, why in faults
+    )
+    return DeclarationError(code or "RIVET_CONFIG_INVALID", f"{shown}.", advice)
+
+
+def _place(context: dg.ResolutionContext, path: Sequence[int | str]) -> str:
+    """`file:line - field`, of a field as pydantic names it: possibly with names of models in between."""
+    node = context.source_position_tree
+    if node is None:
+        return ".".join(map(str, path))
+    names = []
+    for number, part in enumerate(path, start=1):
+        child = node.children.get(part)
+        if child is not None or number == len(path):
+            names.append(str(part))
+        node = child or node
+    return f"{node.position} - {'.'.join(names)}"
+
+
+def _faults(exc: ValidationError) -> list[_Fault]:
+    return [(fault["loc"], fault["msg"]) for fault in exc.errors(include_url=False, include_input=False)]
+
+
+def _rendered(context: dg.ResolutionContext, value: Any) -> Any:
+    """The value with its templates filled in.
+
+    Other texts stay as they are: Dagster would read `1` and `"a"` as Python, which may be names of columns here.
+    """
+    if isinstance(value, dict):
+        return {key: _rendered(context.at_path(key), each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rendered(context.at_path(index), each) for index, each in enumerate(value)]
+    if isinstance(value, str) and _TEMPLATE.search(value):
+        return context.resolve_value(value)
+    return value
+
+
+def _setting(context: dg.ResolutionContext, value: str) -> str:
+    """Text, or the environment variable that holds it."""
+    variable = _VARIABLE.fullmatch(value)
+    if variable:
+        name = variable[1] or variable[3]
+        if not os.environ.get(name):
+            raise _refused(context, [((), f"the environment variable {name} is not set")], f"Set {name}.")
+        return dg.EnvVar(name)
+    text = _rendered(context, value)
+    if not isinstance(text, str):
+        raise _refused(context, [((), "this is no text")])
+    return text
+
+
+def _source(context: dg.ResolutionContext, value: str) -> str:
+    source = _setting(context, value)
+    try:
+        RivetResource(source=source, destination="").get_resource_definition()
+    except ConfigError as exc:
+        raise _refused(
+            context,
+            [((), "the address holds a password, which Dagster would store and show")],
+            'Put the whole address into an environment variable: "{{ env.PG_DSN }}".',
+            exc.code,
+        ) from None
+    return source
+
+
+def _workers(context: dg.ResolutionContext, value: Any) -> int:
+    try:
+        return RivetResource(source="", destination="", workers=_rendered(context, value)).workers
+    except ValidationError as exc:
+        raise _refused(context, [((), why) for _, why in _faults(exc)]) from None
+
+
+def _exports(context: dg.ResolutionContext, value: Any) -> list[ExportConfig]:
+    # Only a template of the whole list: those inside of it are filled in export by export.
+    exports = _rendered(context, value) if isinstance(value, str) else value
+    if not isinstance(exports, list | tuple):
+        raise _refused(context, [((), "this is no list of exports")])
+    return [_export(context.at_path(index), each) for index, each in enumerate(exports)]
+
+
+def _export(context: dg.ResolutionContext, values: Any) -> ExportConfig:
+    if isinstance(values, ExportConfig):  # out of a template variable
+        return values
+    if not isinstance(values, dict):
+        raise _refused(context, [((), "an export is a mapping with a table in it")])
+    # The translation is filled in later, once for every asset.
+    plain = {name: value for name, value in values.items() if name != "translation"}
+    try:
+        config = ExportConfig.model_validate(_rendered(context, plain))
+    except ValidationError as exc:
+        raise _refused(context, _faults(exc)) from None
+    translation = values.get("translation")
+    if translation is None:
+        return config
+    if not isinstance(translation, str):
+        try:
+            translation = dg.AssetAttributesModel.model_validate(translation)
+        except ValidationError as exc:
+            raise _refused(context.at_path("translation"), _faults(exc)) from None
+    return TranslatedExport(**dict(config), translation=_TRANSLATION.fn.callable(context, translation))
+
+
+def _op(context: dg.ResolutionContext, model: Any) -> OpSpec:
+    op = cast(OpSpec, OpSpec.resolve_from_model(context, model))
+    if op.name or op.description:
+        raise _refused(context, [((), "the ops of an export take their names and descriptions from its assets")])
+    return op
+
+
+def _template_names(data: RivetTranslatorData) -> Mapping[str, Any]:
+    # As in the usual asset keys: every key and tag may hold them.
+    schema, table = (plain_name(part) for part in data.config.relation)
+    return {"data": data, "role": data.role, "schema": schema, "table": table}
+
+
+_TRANSLATION = TranslationFnResolver[RivetTranslatorData](_template_names)
+
+
+class _ExportSchema:
+    """Gives exports their JSON schema, which editors and `dg check yaml` read; they are checked when they load."""
+
+    def __get_pydantic_json_schema__(self, *_: Any) -> _Schema:
+        schema = _inlined(ExportConfig.model_json_schema())
+        exact = {name: _exact(each) for name, each in schema["properties"].items()}
+        exact["translation"] = _or_template(_inlined(dg.AssetAttributesModel.model_json_schema()), "null")
+        return {**schema, "properties": exact}
+
+
+def _inlined(schema: _Schema) -> _Schema:
+    """The schema without references: there is nothing in these models that holds itself."""
+    definitions = schema.pop("$defs", {})
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, dict):
+            name = str(node.get("$ref", "")).rpartition("/")[2]
+            rest = {key: inline(each) for key, each in node.items() if key != "$ref"}
+            return {**inline(definitions[name]), **rest} if name else rest
+        return [inline(each) for each in node] if isinstance(node, list) else node
+
+    return cast(_Schema, inline(schema))
+
+
+def _or_template(schema: _Schema, *others: str) -> _Schema:
+    """The schema, or a template, or one of some simple types.
+
+    With `if`, and not `anyOf`, of which a validator can only say that nothing fits, and not where.
+    """
+    template = {"type": "string", "pattern": _TEMPLATE.pattern}
+    return {"if": {"anyOf": [template, *({"type": other} for other in others)]}, "then": True, "else": schema}
+
+
+def _exact(schema: _Schema) -> _Schema:
+    """A field of an export, so that a validator names the innermost field at fault."""
+    if "oneOf" in schema:  # models that are told apart by their type; the first one is meant where none is given
+        usual, *others = schema["oneOf"]
+        types = {"enum": [each["properties"]["type"]["const"] for each in schema["oneOf"]]}
+        found = _exact({**usual, "properties": {**usual["properties"], "type": types}})
+        for other in others:
+            kind = {"properties": {"type": {"const": other["properties"]["type"]["const"]}}, "required": ["type"]}
+            found = {"if": kind, "then": _exact(other), "else": found}
+        return _or_template(found)
+    rest = [each for each in schema.get("anyOf", []) if each.get("type") != "null"]
+    if len(rest) == 1:
+        return _or_template(_exact(rest[0]), "null")
+    inner = dict(schema)
+    if "properties" in schema:
+        inner["properties"] = {name: _exact(each) for name, each in schema["properties"].items()}
+    for name in ("items", "additionalProperties"):
+        if isinstance(schema.get(name), dict):
+            inner[name] = _exact(schema[name])
+    return _or_template(inner)
+
+
+@cache
+def _with_exact_schema(model: type[BaseModel]) -> type[BaseModel]:
+    """The model with a JSON schema whose errors name the innermost field at fault."""
+
+    class Exact(model, title=model.__name__):  # type: ignore[misc, valid-type, call-arg]
+        @classmethod
+        def model_json_schema(cls, *args: Any, **options: Any) -> _Schema:
+            schema = cast(_Schema, super().model_json_schema(*args, **options))
+            for name in ("workers", "exports", "translation", "op"):
+                field = schema["properties"][name]
+                kinds = field.get("anyOf", [])
+                rest = [each for each in kinds if each.get("type") not in {"string", "null"}]
+                if len(rest) == 1:
+                    del field["anyOf"]
+                    field.update(_or_template(rest[0], *("null" for each in kinds if each.get("type") == "null")))
+            return schema
+
+    return Exact
+
+
+@dg.scaffold_with(RivetExportScaffolder)
+@dataclass
+class RivetExportComponent(dg.Component, dg.Resolvable):
+    """Exports of database tables, declared in YAML.
+
+    Each export becomes three assets, as with `build_rivet_assets`; the component brings the resource that they need.
+    Subclass it and override `get_asset_spec` to change how its assets look.
+
+    Example:
+        .. code-block:: yaml
+
+            type: rivet_dagster.RivetExportComponent
+            attributes:
+              source: "{{ env.PG_DSN }}"
+              destination: "{{ env.LAKE }}"
+              translation:
+                group_name: lake
+              exports:
+                - table: public.orders
+    """
+
+    source: Annotated[
+        str,
+        dg.Resolver(
+            _source,
+            model_field_type=str,
+            inject_before_resolve=False,
+            description="Address of the database. An address with a password in it is refused: give it as "
+            "an environment variable.",
+            examples=["{{ env.PG_DSN }}"],
+        ),
+    ]
+    destination: Annotated[
+        str,
+        dg.Resolver(
+            _setting,
+            model_field_type=str,
+            inject_before_resolve=False,
+            description="Folder or address below which every table gets a folder.",
+            examples=["{{ env.LAKE }}", "/data/lake"],
+        ),
+    ]
+    exports: Annotated[
+        Sequence["ExportConfig"],  # in quotes: Dagster would look into it, and does not know models like these
+        dg.Resolver(
+            _exports,
+            model_field_type=list[Annotated[Any, _ExportSchema()]],
+            inject_before_resolve=False,
+            description="The tables, each with its windows, format, limits, columns and translation.",
+            examples=[[{"table": "public.orders", "windows": {"rows": 500000}}]],
+        ),
+    ]
+    workers: Annotated[
+        int,
+        dg.Resolver(
+            _workers,
+            model_field_type=int,
+            inject_before_resolve=False,
+            description="Connections that read windows at the same time.",
+        ),
+    ] = 2
+    spool_dir: Annotated[
+        str | None,
+        dg.Resolver(
+            lambda context, value: None if value is None else _setting(context, value),
+            model_field_type=str | None,
+            inject_before_resolve=False,
+            description="Local folder for parts that are being written; the temporary folder by default.",
+        ),
+    ] = None
+    translation: Annotated[TranslationFn[RivetTranslatorData], _TRANSLATION] | None = None
+    op: Annotated[
+        OpSpec | None,
+        dg.Resolver(
+            _op,
+            model_field_type=OpSpec.model() | None,
+            description="Pool and tags of the ops that read from the source, and how many windows a run takes.",
+            examples=[{"pool": "pg", "backfill_policy": {"type": "multi_run", "max_partitions_per_run": 100}}],
+        ),
+    ] = None
+
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        """What `dg list components` and Dagster's UI say of the component."""
+        return dg.ComponentTypeSpec(
+            description=cls.__doc__, tags=["postgres", "mysql", "parquet", "csv"], produces=["asset", "resource"]
+        )
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        """Model of the attributes in YAML."""
+        return _with_exact_schema(super().model())
+
+    def get_asset_spec(self, data: RivetTranslatorData) -> dg.AssetSpec:
+        """Spec of one asset, after the translations of the component and of the export.
+
+        A key that a translation gives is the table's; those of its plan and seal are below it.
+        """
+        spec = self._translated(data)
+        if data.role == "table":
+            return spec
+        table = self._translated(replace(data, role="table")).key
+        return spec.replace_attributes(key=[*table.path, data.role]) if spec.key == table else spec
+
+    def _translated(self, data: RivetTranslatorData) -> dg.AssetSpec:
+        spec = DagsterRivetTranslator().get_asset_spec(data)
+        own = data.config.translation if isinstance(data.config, TranslatedExport) else None
+        for translation in (self.translation, own):
+            spec = translation(spec, data) if translation else spec
+        if spec.partitions_def is not None:
+            raise ConfigError(
+                "RIVET_CONFIG_INVALID",
+                f"A translation gives partitions to {spec.key.to_user_string()}.",
+                "Leave partitions_def out: the partitions of a table are its windows.",
+            )
+        return spec
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The assets of all exports, and their resource."""
+        key = _resource_key(context)
+        op = self.op or OpSpec()
+        resource = RivetResource(
+            source=self.source, destination=self.destination, workers=self.workers, spool_dir=self.spool_dir
+        )
+        return dg.Definitions(
+            assets=build_rivet_assets(
+                *self.exports,
+                resource_key=key,
+                translator=_ComponentTranslator(self),
+                pool=op.pool,
+                op_tags=op.tags,
+                backfill_policy=op.backfill_policy,
+                resource=resource,
+            ),
+            resources={key: resource},
+        )
+
+
+class _ComponentTranslator(DagsterRivetTranslator):
+    """Asks the component, whose subclasses may override it."""
+
+    def __init__(self, component: RivetExportComponent) -> None:
+        self._component = component
+
+    def get_asset_spec(self, data: RivetTranslatorData) -> dg.AssetSpec:
+        return self._component.get_asset_spec(data)
+
+
+def _resource_key(context: dg.ComponentLoadContext) -> str:
+    """A key for the resource, made of the component's place in the project: a project may have several."""
+    # A file holds one component, number 0, as a rule.
+    place = context.component_loc.get_display_key(context.defs_module_path).removesuffix("[0]")
+    name = re.sub(r"[^A-Za-z0-9_]", "_", place)
+    return f"rivet_{name}" if name == place else f"rivet_{name}_{hashlib.sha256(place.encode()).hexdigest()[:8]}"
