@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from rivet_dagster.errors import SourceError
 from rivet_dagster.sources.typenames import arrow_type
 from rivet_dagster.wire.pgcopy import Elements, Form, WireColumn
+from tests.support.batches import buffers, rows_of_batches
 from tests.support.collecting import CollectingDecoder
 from tests.support.pgcopy_encoder import Raw, encode_array, encode_stream, encode_tuple
 
@@ -228,22 +229,11 @@ def test_rows_come_back_as_they_were(case: Case, batch_bytes: int, batch_rows: i
 @settings(max_examples=100, deadline=None)
 @given(case=cases(), **LIMITS)
 def test_batches_end_where_the_rows_say(case: Case, batch_bytes: int, batch_rows: int) -> None:
-    expected: list[int] = []
-    size = count = 0
-    for row in case.rows:
-        size, count = size + len(encode_tuple(case.forms, row)), count + 1
-        if size >= batch_bytes or count == batch_rows:
-            expected.append(count)
-            size = count = 0
-    expected += [count] * bool(count)
+    sizes = (len(encode_tuple(case.forms, row)) for row in case.rows)
     paged = decode(case, case.streams(), batch_bytes, batch_rows)
     whole = decode(case, [encode_stream(case.forms, case.rows)], batch_bytes, batch_rows)
-    assert [batch.num_rows for batch in paged] == expected
+    assert [batch.num_rows for batch in paged] == rows_of_batches(sizes, batch_bytes, batch_rows)
     assert [buffers(batch) for batch in paged] == [buffers(batch) for batch in whole]
-
-
-def buffers(batch: pa.RecordBatch) -> list[bytes | None]:
-    return [None if part is None else part.to_pybytes() for column in batch.columns for part in column.buffers()]
 
 
 BEYOND: list[tuple[Kind, list[tuple[Any, str]]]] = [
