@@ -16,14 +16,23 @@ from rivet_dagster.export.documents import (
 )
 from rivet_dagster.export.names import plan_folder, segment_path, window_key
 from rivet_dagster.export.schema import planned_columns
-from rivet_dagster.sources.base import NO_KEY, Key, KeyRange, KeyText, Session, Source, Table, choose_key
+from rivet_dagster.sources.base import (
+    ASSUMED_ROW_BYTES,
+    NO_KEY,
+    Key,
+    KeyRange,
+    KeyText,
+    Session,
+    Source,
+    Table,
+    choose_key,
+)
 from rivet_dagster.stores.base import Store
 
 WINDOW_BYTES = 128 << 20
 SMALLEST_WINDOW_ROWS = 10_000
 LARGEST_WINDOW_ROWS = 5_000_000
 USUAL_WINDOWS = 2_000
-ASSUMED_ROW_BYTES = 128
 
 # One walk step reads index entries only, some million a second: these keep a step far below the page's second.
 _FIRST_STEP_ROWS = 10_000

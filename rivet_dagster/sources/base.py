@@ -19,7 +19,7 @@ Unrepresentable = Literal["error", "null", "text"]
 
 # What a server sends, this process writes and a network carries without haste.
 _USUAL_BYTES_A_SECOND = 50 << 20
-_ASSUMED_ROW_BYTES = 128
+ASSUMED_ROW_BYTES = 128
 
 KeyText = tuple[str, ...]
 """One key value, a text a key column, as the server writes it and reads it back. Only the server compares keys."""
@@ -331,6 +331,16 @@ def check_page_rows(table: Table, held: int, announced: int) -> None:
         )
 
 
+def null_key() -> SourceError:
+    """`RIVET_KEY_NULL`: what the catalog says of a key is not so."""
+    return SourceError(
+        "RIVET_KEY_NULL",
+        "A key column holds NULL although the catalog says that it cannot.",
+        "Check the table's constraints; choose another key.",
+        fatal=True,
+    )
+
+
 def choose_key(table: Table, columns: Sequence[str] | None) -> Key:
     """The key to plan by: the one that `columns` names, else the table's best.
 
@@ -365,5 +375,5 @@ def _whole_seconds(table: Table) -> str:
     """How long reading a table by one statement takes, in words."""
     if table.estimated_rows is None:
         return "an unknown time"
-    seconds = table.estimated_rows * (table.average_row_bytes or _ASSUMED_ROW_BYTES) / _USUAL_BYTES_A_SECOND
+    seconds = table.estimated_rows * (table.average_row_bytes or ASSUMED_ROW_BYTES) / _USUAL_BYTES_A_SECOND
     return f"about {max(1, round(seconds))} s"

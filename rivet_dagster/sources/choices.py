@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from rivet_dagster.errors import ConfigError
 from rivet_dagster.sources.base import Column, Table, TypeChoices
+from rivet_dagster.sources.typenames import arrow_type
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NATIVE_TYPE_KEY: Final = b"rivet.native_type"
 """Metadata of a field: the declared type."""
+
+
+def field_of(column: Column, type_name: str, *, replaced: bool) -> pa.Field[Any]:
+    """Field of a column that is read as the type with this name; it takes NULL where NULL may replace a value."""
+    import pyarrow as pa  # noqa: PLC0415 (definitions load without it)
+
+    metadata = {NATIVE_TYPE_KEY: column.native_type.encode()}
+    return pa.field(column.name, arrow_type(type_name), column.nullable or replaced, metadata)
 
 
 def check_choices(table: Table, choices: TypeChoices) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rivet_dagster.errors import SourceError
-from rivet_dagster.sources.base import Key, KeyRange, KeyText, Table
+from rivet_dagster.sources.base import Key, KeyRange, KeyText, Table, null_key
 from rivet_dagster.sources.mysql.rules import NOT_FAITHFUL, rule_of
 
 
@@ -88,13 +88,3 @@ def key_text(values: Sequence[object]) -> KeyText:
             )
         texts.append(value.decode() if isinstance(value, bytes) else str(value))
     return tuple(texts)
-
-
-def null_key() -> SourceError:
-    """`RIVET_KEY_NULL`."""
-    return SourceError(
-        "RIVET_KEY_NULL",
-        "A key column holds NULL although the catalog says that it cannot.",
-        "Check the table's constraints; choose another key.",
-        fatal=True,
-    )

@@ -46,7 +46,8 @@ def rule_of(column: Column) -> TypeRule:
         if kind == "char" and "_nopad_" in column.collation:
             # The index keeps the blanks that fill a CHAR and sorts by them; a comparison has not got them.
             key = ""
-        return replace(rule, select=text_select(column), key=key, key_text=text_select(column))
+        select = text_select(column)
+        return replace(rule, select=select, key=key, key_text=select)
     return rule
 
 

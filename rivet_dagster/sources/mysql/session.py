@@ -23,6 +23,7 @@ from rivet_dagster.sources.base import (
     Table,
     TypeChoices,
     check_page_rows,
+    null_key,
 )
 from rivet_dagster.sources.choices import refuse_type
 from rivet_dagster.sources.mysql import templates
@@ -37,7 +38,7 @@ from rivet_dagster.sources.mysql.connect import (
     whole_seconds,
 )
 from rivet_dagster.sources.mysql.failures import translated
-from rivet_dagster.sources.mysql.keys import KeyShape, key_text, null_key, quoted, spelled
+from rivet_dagster.sources.mysql.keys import KeyShape, key_text, quoted, spelled
 from rivet_dagster.sources.mysql.keytext import key_writer
 from rivet_dagster.sources.mysql.statements import Statements, wait_at_most
 

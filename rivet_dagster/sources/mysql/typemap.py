@@ -94,7 +94,6 @@ RULES: Final[tuple[TypeRule, ...]] = (
         "float4",
         "0.1",
         "0.1",
-        select=PLAIN,
         remark="to the bit; as text, the digits of the double that is equal to it",
         key=_FLOATING,
         key_text=_DOUBLE_TEXT,

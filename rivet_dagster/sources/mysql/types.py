@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from rivet_dagster.sources.base import Column, ColumnChoice, Table, TypeChoices
-from rivet_dagster.sources.choices import NATIVE_TYPE_KEY, check_choices, refuse_type
+from rivet_dagster.sources.choices import check_choices, field_of, refuse_type
 from rivet_dagster.sources.mysql.rules import rule_of
 from rivet_dagster.sources.mysql.typemap import AS_HEX, BINARY, SPATIAL, TypeRule, text_rule
-from rivet_dagster.sources.typenames import arrow_type, decimal_shape
+from rivet_dagster.sources.typenames import decimal_shape
 
 if TYPE_CHECKING:
     from rivet_dagster.wire.mysqlrows import WireColumn
@@ -97,13 +97,7 @@ def _reading(table: Table, column: Column, choice: ColumnChoice) -> Reading:
     elif choice.unrepresentable == "text" and rule.beyond:
         rule = text_rule(column.kind)
     replaced = choice.unrepresentable == "null" and bool(rule.beyond)
-    field = pa.field(
-        column.name,
-        arrow_type(rule.type),
-        column.nullable or replaced,
-        {NATIVE_TYPE_KEY: column.native_type.encode()},
-    )
-    return Reading(field, rule.select, rule.form, replaced)
+    return Reading(field_of(column, rule.type, replaced=replaced), rule.select, rule.form, replaced)
 
 
 def _chosen(column: Column, rule: TypeRule, asked: str) -> TypeRule | None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import pq, sql
 
-from rivet_dagster.errors import SourceError
 from rivet_dagster.sources.base import (
     BatchLimits,
     Key,
@@ -23,6 +22,7 @@ from rivet_dagster.sources.base import (
     Table,
     TypeChoices,
     check_page_rows,
+    null_key,
 )
 from rivet_dagster.sources.postgres import templates
 from rivet_dagster.sources.postgres.catalog import describe_table
@@ -273,10 +273,5 @@ class PostgresWindowReader:
 
 def _texts(values: Sequence[bytes | None]) -> KeyText:
     if any(value is None for value in values):
-        raise SourceError(
-            "RIVET_KEY_NULL",
-            "A key column holds NULL although the catalog says that it cannot.",
-            "Check the table's constraints; choose another key.",
-            fatal=True,
-        )
+        raise null_key()
     return tuple(value.decode() for value in values if value is not None)

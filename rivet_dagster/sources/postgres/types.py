@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from rivet_dagster.sources.base import Column, ColumnChoice, Table, TypeChoices
-from rivet_dagster.sources.choices import NATIVE_TYPE_KEY, check_choices, refuse_type
+from rivet_dagster.sources.choices import check_choices, field_of, refuse_type
 from rivet_dagster.sources.postgres.typemap import (
     BY_OID,
     INET,
@@ -23,7 +23,7 @@ from rivet_dagster.sources.postgres.typemap import (
     TypeRule,
     text_rule,
 )
-from rivet_dagster.sources.typenames import arrow_type, decimal_shape, element_name
+from rivet_dagster.sources.typenames import decimal_shape, element_name
 
 if TYPE_CHECKING:
     from rivet_dagster.wire.pgcopy import WireColumn
@@ -157,12 +157,7 @@ def _list_reading(table: Table, column: Column, element: Column, choice: ColumnC
 def _made(column: Column, rule: TypeRule, choice: ColumnChoice) -> Reading:
     replaced = choice.unrepresentable == "null" and bool(rule.beyond)
     return Reading(
-        field=pa.field(
-            column.name,
-            arrow_type(rule.type),
-            column.nullable or replaced,
-            {NATIVE_TYPE_KEY: column.native_type.encode()},
-        ),
+        field=field_of(column, rule.type, replaced=replaced),
         select=rule.select,
         form=rule.form,
         wire_type=rule.wire_oid or column.type_id,
