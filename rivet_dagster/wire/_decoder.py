@@ -32,7 +32,7 @@ class PageDecoder(ABC):
         batch_rows: rows.
 
     Raises:
-        ValueError: a limit below 1.
+        ValueError: a limit below 1, or no columns: a batch of none has no number of rows.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class PageDecoder(ABC):
     ) -> None:
         if batch_bytes < 1 or batch_rows < 1:
             raise ValueError("batch_bytes and batch_rows must be at least 1")
+        if not columns:
+            raise ValueError("a result has at least one column")
         self.schema = schema
         self.page_rows = 0
         self._columns = columns
