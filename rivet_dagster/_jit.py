@@ -6,14 +6,17 @@ Importing this module imports numba.
 from __future__ import annotations
 
 import inspect
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from numba import types
-from numba.core.caching import _CacheLocator
+from numba.core.caching import IndexDataCacheFile, _CacheLocator
 from numba.core.cgutils import raw_memcpy
 from numba.extending import intrinsic
 
@@ -22,8 +25,35 @@ from rivet_dagster._jit_cache import kernel_folder
 Bytes = npt.NDArray[np.uint8]
 
 _settings: Any = numba.config
+_NumbasFiles: Any = IndexDataCacheFile
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class CodeFiles(_NumbasFiles):  # type: ignore[misc]
+    """A function's code on disk, which several processes may write at the same time.
+
+    Numba numbers the files of a function and names a file in the index before it writes it. Processes that compile
+    for different types at once then take the same number, and the index may name code for other types, or of an older
+    source: calls would give wrong values. Here every file has a name of its own, and is complete before it is named.
+    Of two processes that write the index at once one may be forgotten; that costs a compilation.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        """Keep `data` as the code for `key`."""
+        if Path(self._index_path).exists() and not self._load_index():
+            self._clear()
+        name = self._data_name(uuid.uuid4().int)
+        self._save_data(name, data)
+        self._save_index({**self._load_index(), key: name})
+
+    def _clear(self) -> None:
+        """Delete what an older source left. Whoever misses a file compiles again."""
+        base = str(self._index_name).removesuffix("nbi")
+        for file in Path(self._cache_path).iterdir():
+            if file.name.startswith(base) and file.suffix == ".nbc":
+                with suppress(FileNotFoundError):
+                    file.unlink()
 
 
 def kernel(function: _Function) -> _Function:
@@ -44,7 +74,9 @@ def _compiled(function: _Function, **options: bool) -> _Function:
         _settings.CACHE_DIR = kernel_folder(file, subfolder) or ""
     try:
         compiler: Any = numba.njit
-        return cast("_Function", compiler(cache=True, nogil=True, **options)(function))
+        compiled = compiler(cache=True, nogil=True, **options)(function)
+        compiled._cache._cache_file.__class__ = CodeFiles
+        return cast("_Function", compiled)
     finally:
         _settings.CACHE_DIR = chosen
 
