@@ -1,8 +1,10 @@
 # `make help` lists the targets.
-# Knobs: PYTHON (interpreter of the virtual environment), DEMO_ENGINE (postgres, mariadb), PYTEST_ARGS, BENCH_ARGS.
+# Knobs: PYTHON (interpreter of the virtual environment), DEMO_ENGINE (postgres, mariadb), PYTEST_ARGS,
+# TEST_WORKERS (processes of `make test`; 0 runs the tests in one, without others), BENCH_ARGS.
 PYTHON ?= python3
 DEMO_ENGINE ?= postgres
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 3
 BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,8 +35,11 @@ endif
 services: ## install the programs of PostgreSQL, MariaDB and pgBouncer, if they are missing (Debian)
 	@sh tests/services.sh
 
+# Tests of a file stay together, because they share fixtures; files go out in their order, the longest (e2e) first. Much
+# of the time is spent waiting for servers, so there are more workers than a small machine has cores. Every worker has
+# servers of its own.
 test: services check ## lint, type-check and run every test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-nightly: services $(STAMP) ## export hundreds of random tables from each PostgreSQL server and from MariaDB (minutes)
 	RIVET_TEST_SCHEMAS=300 RIVET_TEST_SEED=$${RIVET_TEST_SEED:-random} \
