@@ -5,9 +5,10 @@ No module above this folder knows an engine's SQL; no module in it knows windows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from rivet_dagster.errors import SourceError
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 Unrepresentable = Literal["error", "null", "text"]
 
-# What a server sends, this process writes and a network carries without haste.
-_USUAL_BYTES_A_SECOND = 50 << 20
 ASSUMED_ROW_BYTES = 128
 
 KeyText = tuple[str, ...]
@@ -90,37 +89,61 @@ class TypeChoices:
 
 
 @dataclass(frozen=True)
-class Key:
-    """Columns that are unique together, never NULL and in the order of one usable index.
+class Index:
+    """An index whose ranges statements can read.
 
     Attributes:
-        columns: names, in the index's order.
-        index: name of the index.
+        name: its name.
+        columns: in its order; further columns that it only carries are left out.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Key:
+    """Columns in whose order rows are read, page by page. Windows may be bounded by the first few of them alone.
+
+    Attributes:
+        columns: names. The first of them are those of the index, in its order.
+        index: name of the index that serves the order; empty for a view or a query.
         primary: whether it is the primary key.
+        unique: whether no two rows have the same values. Where they may, a window is read by one statement.
+        nullable: the first column may be NULL, and such rows are a window of their own. The others are never NULL.
+        declared: only the user says so of a view or a query. It is checked while it is read.
     """
 
     columns: tuple[str, ...]
     index: str
     primary: bool = False
+    unique: bool = True
+    nullable: bool = False
+    declared: bool = False
 
 
-NO_KEY = Key((), "")
+NO_KEY = Key((), "", unique=False)
 """In place of a key, for a table that is read as a whole."""
+
+Kind = Literal["table", "view", "query"]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as its server describes it.
+    """A table as its server describes it; also a view, or a query in the place of one.
 
     Attributes:
-        schema: schema or database that holds it.
+        schema: schema or database that holds it; of a query, the name that its export has.
         name: its name.
         columns: in declared order.
-        keys: usable keys, the best one first.
+        keys: usable unique keys that are never NULL, the best one first.
         rejected_keys: unique indexes that cannot be used, as (index, reason).
         estimated_rows: by the server's statistics; None where it has none.
         average_row_bytes: by the server's statistics; 0 where it has none.
         snapshots: whether the statements of a transaction see it at one moment; false for MyISAM and its like.
+        indexes: whose ranges can be read, unique or not, also over columns that may be NULL.
+        kind: `table` also for a partitioned table and a materialised view.
+        query: what the rows come from, where `kind` is `query`.
     """
 
     schema: str
@@ -131,6 +154,9 @@ class Table:
     estimated_rows: int | None = None
     average_row_bytes: int = 0
     snapshots: bool = True
+    indexes: tuple[Index, ...] = ()
+    kind: Kind = "table"
+    query: str = ""
 
     @property
     def label(self) -> str:
@@ -147,10 +173,23 @@ class Table:
 
 @dataclass(frozen=True)
 class KeyRange:
-    """Rows whose key is greater than `lo` and at most `hi`; None leaves that side open."""
+    """A range of rows in the order of a key. A bound of fewer values than the key has compares its first columns.
+
+    Without `nulls` it has no row whose first key column is NULL, however open it is.
+
+    Attributes:
+        lo: lower bound, not itself part of the range; None is open.
+        hi: upper bound, part of the range; None is open.
+        half_open: the other way round: `lo` is part of the range, and `hi` is not.
+        nulls: instead of all that, the rows whose first key column is NULL.
+        after: only the rows beyond this one: the whole key of a row, or of one of `nulls` all but its first column.
+    """
 
     lo: KeyText | None
     hi: KeyText | None
+    half_open: bool = False
+    nulls: bool = False
+    after: KeyText | None = None
 
 
 @dataclass(frozen=True)
@@ -166,17 +205,19 @@ class Page:
     """What one short statement of a window brought, or a piece of the only one.
 
     Attributes:
-        rows: rows it returned.
+        rows: rows it returned; 0 for a piece of which only decoding can tell.
         wire_bytes: bytes of the rows on the wire.
         seconds: from sending the statement to its last byte, with what is decoded meanwhile; for a piece, from the
             moment that it was asked for.
         running_s: how long a statement that comes in pieces runs already; 0 for any other.
+        ended: no row of the window is left.
     """
 
     rows: int
     wire_bytes: int
     seconds: float
     running_s: float = 0.0
+    ended: bool = False
 
 
 class WindowReader(Protocol):
@@ -186,7 +227,11 @@ class WindowReader(Protocol):
     """Arrow schema of the batches: types, nullability and native type names of the table's columns."""
 
     def read_page(self, span: KeyRange, limit: int) -> Page:
-        """Run one statement, to its end, for at most `limit` rows of `span` in key order."""
+        """Run one statement, to its end, for at most `limit` rows of `span` in key order.
+
+        Where the key does not tell rows apart, the next piece of about `limit` rows of one statement for all of
+        `span`, or the next range of the table's storage; give the same span again for every piece.
+        """
         ...
 
     def decode_page(self) -> Iterator[pa.RecordBatch]:
@@ -196,8 +241,12 @@ class WindowReader(Protocol):
         """
         ...
 
-    def last_key(self) -> KeyText:
-        """Key of the last row of the page, once it is decoded."""
+    def last_key(self) -> KeyText | None:
+        """Key of the last row of the page, once it is decoded, as `KeyRange.after` takes it; None for a piece.
+
+        Raises:
+            SourceError: RIVET_KEY_NULL; RIVET_KEY_NOT_UNIQUE for a declared key that another row has, too.
+        """
         ...
 
     def finish(self) -> Iterator[pa.RecordBatch]:
@@ -272,8 +321,44 @@ class Session(Protocol):
         """Names of the tables of a schema that the user may read, in order; no views, no partitions of tables."""
         ...
 
-    def walk(self, table: Table, key: Key, after: KeyText | None, rows: int) -> Step | None:
-        """Walk the key's index `rows` rows on from `after`; None where no row is beyond it."""
+    def describe_query(self, schema: str, name: str, query: str) -> Table:
+        """Columns of what a query returns; it has no keys. `schema` and `name` are what its export is called."""
+        ...
+
+    def walk(
+        self, table: Table, key: Key, after: KeyText | None, rows: int, until: KeyText | None = None
+    ) -> Step | None:
+        """Walk the key's index `rows` rows on from `after`; None where no row is beyond it.
+
+        Args:
+            table: the table.
+            key: the order; it is unique.
+            after: where to begin; it may have fewer values than the key. None is the first row that is not NULL.
+            rows: how many to pass.
+            until: no farther than this bound, which is part of the walk.
+        """
+        ...
+
+    def last(self, table: Table, key: Key) -> KeyText | None:
+        """The greatest key; None where the table has no row, or only such with NULL."""
+        ...
+
+    def count(self, table: Table, key: Key, span: KeyRange, limit: int) -> int:
+        """How many rows `span` has; no more than `limit` are looked at."""
+        ...
+
+    def boundaries(self, table: Table, key: Key, span: KeyRange, windows: int) -> tuple[KeyText, ...] | None:
+        """Bounds that cut `span` into about `windows` windows of as many rows by the server's statistics alone.
+
+        Returns:
+            Bounds on the key's first column within `span`, which both its ends give; they ascend in the order that
+            the server compares them, without equal ones. They may be far fewer than asked for. None where there are
+            no statistics, or where these cannot tell.
+        """
+        ...
+
+    def now(self) -> datetime:
+        """The server's time, in UTC."""
         ...
 
     def open_window(self, table: Table, key: Key, limits: BatchLimits) -> AbstractContextManager[WindowReader]:
@@ -294,9 +379,6 @@ class Source(Protocol):
 
     engine: str
     """Name of the engine: `postgresql`."""
-
-    reads_whole: bool
-    """Whether a window may be opened without a key, whose pages are then pieces of one long statement."""
 
     @property
     def label(self) -> str:
@@ -332,48 +414,20 @@ def check_page_rows(table: Table, held: int, announced: int) -> None:
 
 
 def null_key() -> SourceError:
-    """`RIVET_KEY_NULL`: what the catalog says of a key is not so."""
+    """`RIVET_KEY_NULL`: what the catalog or the user says of a key is not so."""
     return SourceError(
         "RIVET_KEY_NULL",
-        "A key column holds NULL although the catalog says that it cannot.",
-        "Check the table's constraints; choose another key.",
+        "A key column holds NULL although it was said that it cannot.",
+        "Check the table's constraints, or the key that is declared for a view or a query; choose another key.",
         fatal=True,
     )
 
 
-def choose_key(table: Table, columns: Sequence[str] | None) -> Key:
-    """The key to plan by: the one that `columns` names, else the table's best.
-
-    Raises:
-        SourceError: RIVET_KEY_MISSING where the table has none, RIVET_KEY_UNUSABLE where `columns` is none of them.
-    """
-    rejected = "".join(f" Index {index}: {reason}." for index, reason in table.rejected_keys)
-    if not table.keys:
-        raise SourceError(
-            "RIVET_KEY_MISSING",
-            f"Table {table.label} has no usable key: no valid unique index over NOT NULL columns.{rejected} "
-            f"As a whole it would hold one query open for {_whole_seconds(table)}.",
-            "Add a primary key, or a unique index over NOT NULL columns, and plan again; or accept the long query with "
-            "windows of type full.",
-            fatal=True,
-        )
-    if columns is None:
-        return table.keys[0]
-    for key in table.keys:
-        if key.columns == tuple(columns):
-            return key
-    usable = "; ".join(f"({', '.join(key.columns)}) by {key.index}" for key in table.keys)
-    raise SourceError(
-        "RIVET_KEY_UNUSABLE",
-        f"Columns ({', '.join(columns)}) are no usable key of {table.label}.{rejected}",
-        f"Name the columns of a usable key in its index's order: {usable}.",
+def not_unique(table: Table, key: Key) -> SourceError:
+    """`RIVET_KEY_NOT_UNIQUE`: what the user says of a key is not so."""
+    return SourceError(
+        "RIVET_KEY_NOT_UNIQUE",
+        f"Several rows of {table.label} have the same ({', '.join(key.columns)}), which is declared to be a key.",
+        "Name columns that are unique together.",
         fatal=True,
     )
-
-
-def _whole_seconds(table: Table) -> str:
-    """How long reading a table by one statement takes, in words."""
-    if table.estimated_rows is None:
-        return "an unknown time"
-    seconds = table.estimated_rows * (table.average_row_bytes or ASSUMED_ROW_BYTES) / _USUAL_BYTES_A_SECOND
-    return f"about {max(1, round(seconds))} s"

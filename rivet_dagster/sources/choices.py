@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from rivet_dagster.errors import ConfigError
@@ -48,3 +50,20 @@ def refuse_type(table: Table, column: Column, asked: str, *offered: str) -> NoRe
         f"It may be one of: {', '.join(dict.fromkeys(offered))}.",
         fatal=True,
     )
+
+
+def check_names(schema: str, name: str, columns: Sequence[str]) -> None:
+    """Whether the columns of a query can be told apart.
+
+    Raises:
+        ConfigError: RIVET_CONFIG_QUERY.
+    """
+    doubled = [column for column, times in Counter(columns).items() if times > 1 and column]
+    if doubled or "" in columns or not columns:
+        found = f"several columns called {', '.join(doubled)}" if doubled else "a column without a name"
+        raise ConfigError(
+            "RIVET_CONFIG_QUERY",
+            f"The query of {schema}.{name} returns {found if columns else 'no column'}.",
+            "Give every column a name of its own: SELECT a.id, b.id AS other_id ...",
+            fatal=True,
+        )

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rivet_dagster.export.servo import PageServo
-from rivet_dagster.sources.base import BatchLimits, KeyRange, SourceLimits, Table, WindowReader, choose_key
+from rivet_dagster.sources.base import BatchLimits, KeyRange, SourceLimits, Table, WindowReader
+from rivet_dagster.sources.ordering import choose_key
 from rivet_dagster.sources.mysql.connect import connect, parse_dsn
 from rivet_dagster.sources.mysql.statements import Statements
 from rivet_dagster.sources.mysql.stream import ResultColumn, ResultStream

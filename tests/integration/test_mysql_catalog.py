@@ -10,7 +10,7 @@ import pytest
 
 from demo.mariadb import MariaServer
 from rivet_dagster.errors import SourceError
-from rivet_dagster.sources.base import choose_key
+from rivet_dagster.sources.ordering import choose_key
 from tests.support.exports import export_all, prepared
 from tests.support.mysql_tables import Sql, ask, client, database_of, described, session_of
 from tests.support.readers import exported_rows
@@ -116,7 +116,8 @@ def test_a_view_has_columns_and_no_key(mysql_dsn: str, mysql_sql: Sql, lake: Pat
     assert [column.name for column in table.columns] == ["id", "V w"]
     assert (table.keys, table.rejected_keys, table.estimated_rows) == ((), (), None)
     assert table.snapshots
-    with pytest.raises(SourceError, match="for an unknown time") as caught:
+    assert (table.kind, table.indexes) == ("view", ())
+    with pytest.raises(SourceError, match="is a view, of which no key is known") as caught:
         choose_key(table, None)
     assert caught.value.code == "RIVET_KEY_MISSING"
 
@@ -194,6 +195,37 @@ def test_engines_say_whether_statements_see_one_moment(
 def test_a_hash_index_is_none(mysql_dsn: str, mysql_sql: Sql) -> None:
     mysql_sql("CREATE TABLE t (id int, PRIMARY KEY (id) USING HASH) ENGINE = MEMORY")
     assert described(mysql_dsn).rejected_keys == (("PRIMARY", "its type HASH keeps no order"),)
+
+
+def test_indexes_are_those_whose_ranges_are_in_order(mysql_dsn: str, mysql_sql: Sql) -> None:
+    mysql_sql(
+        "CREATE TABLE t (p int NOT NULL, q int NOT NULL, a int, b varchar(20), e enum('z', 'a'), x text,"
+        " g point NOT NULL, PRIMARY KEY (p, q), KEY one (a), KEY two (a, b), UNIQUE three (b, a),"
+        " KEY cut_type (q, e, a), KEY cut_prefix (b, x(5)), KEY none (e, a),"
+        " KEY hidden (q, a) IGNORED, SPATIAL KEY place (g),"
+        " FULLTEXT KEY words (x), KEY down (a DESC), KEY mixed (q, a DESC), KEY whole_down (a DESC, p DESC, q DESC),"
+        " KEY hidden_by_whole (a, e))"
+    )
+    table = described(mysql_dsn)
+    assert {index.name: index.columns for index in table.indexes} == {
+        "PRIMARY": ("p", "q"),
+        "one": ("a",),
+        "two": ("a", "b"),
+        "three": ("b", "a"),
+        "cut_type": ("q",),
+        "mixed": ("q",),
+        "whole_down": ("a", "p", "q"),
+    }
+    assert table.kind == "table"
+    assert [key.index for key in table.keys] == ["PRIMARY"]
+
+
+def test_indexes_of_a_table_without_a_key(mysql_dsn: str, mysql_sql: Sql) -> None:
+    """Their rows are read by one statement, in whatever order."""
+    mysql_sql("CREATE TABLE t (a int, b int, e enum('x'), KEY up (a), KEY down (b DESC), KEY cut (a DESC, e))")
+    table = described(mysql_dsn)
+    assert {index.name: index.columns for index in table.indexes} == {"up": ("a",), "down": ("b",)}
+    assert table.keys == ()
 
 
 # ------------------------------------------------------------------------------------------ names

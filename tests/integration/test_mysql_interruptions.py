@@ -172,13 +172,14 @@ def test_statements_that_take_too_long_become_smaller(mysql_dsn: str, mysql_sql:
 def test_a_time_out_that_nothing_mends_is_one_in_the_end(
     mysql_dsn: str, numbers: Sql, lake: Path, pages: Pages
 ) -> None:
-    for number in (1, 2):
-        pages.before(
-            number, lambda reader: ask(reader._stream._statements._connection, "SET max_statement_time = 1e-6")
-        )
-    export = prepared(mysql_dsn, lake, named(mysql_dsn), limits={**QUICK, "attempts": 2})
+    limits = {**QUICK, "statement_timeout_s": 1, "lock_timeout_s": 60, "attempts": 2}
+    export = prepared(mysql_dsn, lake, named(mysql_dsn), limits=limits)
     plan, _ = export.plan()
+    holding = locked(mysql_dsn)
+    pages.before(1, lambda _: holding.__enter__())
     (outcome,) = run_all(export, plan)
+    holding.__exit__(None, None, None)
+    assert pages.read == 2
     assert isinstance(outcome.error, SourceError)
     assert (outcome.error.code, outcome.error.retryable) == ("RIVET_SOURCE_TIMEOUT", True)
 

@@ -10,7 +10,8 @@ import pytest
 
 from rivet_dagster.errors import SourceError
 from rivet_dagster.sources import open_source
-from rivet_dagster.sources.base import Table, choose_key
+from rivet_dagster.sources.base import Table
+from rivet_dagster.sources.ordering import choose_key
 
 Sql = Callable[[str], list[tuple[Any, ...]]]
 
@@ -140,20 +141,21 @@ def test_pages_walk_the_index_whatever_the_statistics_say(dsn: str, sql: Sql) ->
 
     from rivet_dagster.sources.base import KeyRange
     from rivet_dagster.sources.postgres import templates
-    from rivet_dagster.sources.postgres.session import _KeyShape
+    from rivet_dagster.sources.postgres.keys import KeyShape
 
     sql("CREATE TABLE t (a int NOT NULL, b text NOT NULL, v text, PRIMARY KEY (a, b))")
     sql("INSERT INTO t SELECT n / 10, (n % 10)::text, repeat('x', 50) FROM generate_series(1, 20000) AS n")
     with closing(open_source(dsn).connect()) as session:
         table = session.describe("public", "t")
-        shape = _KeyShape(table, table.keys[0])
+        shape = KeyShape(table, table.keys[0])
+        span = KeyRange(("5", "1"), ("1800", "9"))
         page = composition.SQL(
             templates.PAGE.removeprefix("COPY (").removesuffix(") TO STDOUT (FORMAT binary)")
         ).format(
             columns=composition.SQL("*"),
             table=shape.table,
-            within=shape.where(KeyRange(("5", "1"), ("1800", "9"))),
-            key=shape.columns,
+            within=shape.where(span),
+            order=shape.order(span),
             limit=composition.Literal(15000),
         )
         with session._snapshot():  # type: ignore[attr-defined]

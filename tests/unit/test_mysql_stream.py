@@ -285,9 +285,9 @@ def shop(page: Result) -> ScriptedServer:
     described = [["id", "bigint", "bigint unsigned", 0, ""], ["doc", "json", "json", 1, ""]]
     server.on("FROM information_schema.COLUMNS", Result([column_of(value) for value in described[0]], described))
     server.on("CHECK_CONSTRAINTS", err_packet(1054, "42S22", "Unknown column 'TABLE_NAME' in 'where clause'"))
-    names = ("INDEX_NAME", "SEQ_IN_INDEX", "COLUMN_NAME", "COLLATION", "SUB_PART", "NULLABLE", "INDEX_TYPE")
-    index = [Column(name, Type.VAR_STRING) for name in (*names, "IS_VISIBLE", "EXPRESSION")]
-    server.on("STATISTICS", Result(index, [["PRIMARY", "1", "id", "A", None, "", "BTREE", "YES", None]]))
+    names = ("INDEX_NAME", "NON_UNIQUE", "SEQ_IN_INDEX", "COLUMN_NAME", "COLLATION", "SUB_PART", "NULLABLE")
+    index = [Column(name, Type.VAR_STRING) for name in (*names, "INDEX_TYPE", "IS_VISIBLE", "EXPRESSION")]
+    server.on("STATISTICS", Result(index, [["PRIMARY", "0", "1", "id", "A", None, "", "BTREE", "YES", None]]))
     server.on(r"CAST\(t.`id` AS CHAR\).*OFFSET", Result([TEXT]))
     server.on("DESC LIMIT 1", lambda asked: Result([TEXT]) if ">" in asked.text else one_row("18446744073709551615"))
     server.on(r"SELECT /\* rivet_dagster \*/ count", one_row(5))

@@ -1,10 +1,11 @@
-"""One MySQL or MariaDB session: index walks and windows of keyset pages."""
+"""One MySQL or MariaDB session: index walks, and windows of pages or of one statement's pieces."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pymysql
@@ -23,10 +24,12 @@ from rivet_dagster.sources.base import (
     Table,
     TypeChoices,
     check_page_rows,
+    not_unique,
     null_key,
 )
 from rivet_dagster.sources.choices import refuse_type
 from rivet_dagster.sources.mysql import templates
+from rivet_dagster.sources.mysql.boundaries import boundaries
 from rivet_dagster.sources.mysql.catalog import describe_table
 from rivet_dagster.sources.mysql.connect import (
     Address,
@@ -38,9 +41,11 @@ from rivet_dagster.sources.mysql.connect import (
     whole_seconds,
 )
 from rivet_dagster.sources.mysql.failures import translated
-from rivet_dagster.sources.mysql.keys import KeyShape, key_text, quoted, spelled
+from rivet_dagster.sources.mysql.keys import KeyShape, quoted, spelled
 from rivet_dagster.sources.mysql.keytext import key_writer
+from rivet_dagster.sources.mysql.queries import describe_query
 from rivet_dagster.sources.mysql.statements import Statements, wait_at_most
+from rivet_dagster.sources.mysql.walks import Walker
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,6 +69,7 @@ class MysqlSession:
         self._limits = limits
         self._types = types
         self._stream: ResultStream | None = None
+        self._is_patient = False
 
     def facts(self) -> ServerFacts:
         """What the session is connected to, as the server itself sees it."""
@@ -93,30 +99,40 @@ class MysqlSession:
             raise
         return True
 
-    def walk(self, table: Table, key: Key, after: KeyText | None, rows: int) -> Step | None:
-        """Walk the key's index `rows` rows on from `after`; None where no row is beyond it."""
-        shape = KeyShape(table, key)
-        parts = {
-            "key_texts": shape.texts,
-            "table": shape.table,
-            "index": shape.index,
-            "beyond": shape.where(KeyRange(after, None), self._connection.escape),
-            "key": shape.columns,
-            "key_descending": shape.descending,
-        }
-        with translated(f"walking the key of {table.label}"):
-            found = self._fetch(templates.WALK.format(**parts, skip=rows - 1))
-            if found:
-                return Step(key_text(found), rows)
-            last = self._fetch(templates.WALK_LAST.format(**parts))
-            counted = self._fetch(templates.WALK_COUNT.format(**parts, limit=rows)) if last else None
-            return Step(key_text(last), counted[0]) if last and counted else None
+    def describe_query(self, schema: str, name: str, query: str) -> Table:
+        """Columns of what a query returns; it has no keys."""
+        with translated(f"describing the query of {schema}.{name}"):
+            return describe_query(self._connection, schema, name, query)
 
-    def _fetch(self, statement: str) -> tuple[Any, ...] | None:
-        with self._connection.cursor() as cursor:
-            cursor.execute(statement)
-            found: tuple[Any, ...] | None = cursor.fetchone()
-            return found
+    def walk(
+        self, table: Table, key: Key, after: KeyText | None, rows: int, until: KeyText | None = None
+    ) -> Step | None:
+        """Walk the key's index `rows` rows on from `after`, at most to `until`; None where no row is beyond it."""
+        with translated(f"walking the key of {table.label}"):
+            return Walker(self._connection, table, key).walk(after, rows, until)
+
+    def last(self, table: Table, key: Key) -> KeyText | None:
+        """The greatest key; None where the table has no row, or only such with NULL."""
+        with translated(f"looking for the last key of {table.label}"):
+            return Walker(self._connection, table, key).last()
+
+    def count(self, table: Table, key: Key, span: KeyRange, limit: int) -> int:
+        """How many rows `span` has; no more than `limit` are looked at."""
+        with translated(f"counting rows of {table.label}"):
+            return Walker(self._connection, table, key).count(span, limit)
+
+    def boundaries(self, table: Table, key: Key, span: KeyRange, windows: int) -> tuple[KeyText, ...] | None:
+        """Bounds that cut `span` into about `windows` windows of as many rows by the server's statistics alone."""
+        with translated(f"asking for statistics of {table.label}"):
+            return boundaries(self._connection, table, key, span, windows)
+
+    def now(self) -> datetime:
+        """The server's time, in UTC."""
+        with translated("asking for the time"), self._connection.cursor() as cursor:
+            cursor.execute(templates.NOW)
+            (found,) = cursor.fetchone() or (None,)
+        assert isinstance(found, datetime)
+        return found.replace(tzinfo=timezone.utc)
 
     @contextmanager
     def open_window(self, table: Table, key: Key, limits: BatchLimits) -> Iterator[MysqlWindowReader]:
@@ -125,19 +141,19 @@ class MysqlSession:
 
         # One buffer for all windows of the session: it has grown to the size of a page once.
         self._stream = self._stream or ResultStream(Statements(self._connection))
-        reader = MysqlWindowReader(self._stream, table, key, limits, self._types)
-        with translated(f"reading {table.label}"), self._snapshot(self._stream, long=not key.columns):
-            yield reader
+        with translated(f"reading {table.label}"):
+            walker = Walker(self._connection, table, key)
+            reader = MysqlWindowReader(self._stream, walker, table, key, limits, self._types, self._be_patient)
+            with self._snapshot(self._stream):
+                yield reader
 
     @contextmanager
-    def _snapshot(self, stream: ResultStream, *, long: bool) -> Iterator[None]:
-        """A read-only transaction; `long` lets one statement take as long as a snapshot may last."""
+    def _snapshot(self, stream: ResultStream) -> Iterator[None]:
+        """A read-only transaction."""
         idle = str(whole_seconds(self._limits.idle_in_transaction_timeout_s))
         settings = {"wait_timeout": idle, "net_write_timeout": idle}
         try:
             self._execute(assignments(settings))
-            if long:
-                self._limit_statements(self._limits.snapshot_s)
             self._execute(templates.BEGIN)
             yield
         finally:
@@ -150,8 +166,14 @@ class MysqlSession:
                 with suppress(err.MySQLError, OSError):
                     self._connection.rollback()
                     self._execute(assignments(dict.fromkeys(settings, "DEFAULT")))
-                    if long:
+                    if self._is_patient:
                         self._limit_statements(self._limits.statement_timeout_s)
+                        self._is_patient = False
+
+    def _be_patient(self) -> None:
+        """Let one statement take as long as a snapshot may last."""
+        self._is_patient = True
+        self._limit_statements(self._limits.snapshot_s)
 
     def _limit_statements(self, seconds: float) -> None:
         limit_statements(self._connection, seconds)
@@ -181,15 +203,35 @@ class MysqlSession:
 class MysqlWindowReader:
     """Reads the pages of one window from the snapshot that its session holds.
 
-    Without a key the whole table is one statement, whose rows are taken piece by piece.
+    Where no key tells its rows apart, the window is one statement, whose rows are taken piece by piece.
+
+    Args:
+        stream: takes the rows.
+        walker: looks for other rows of a declared key.
+        table: what is read.
+        key: in whose order.
+        limits: where batches end.
+        types: what the user wants of the columns' types.
+        be_patient: called before a statement that may take as long as the snapshot may last.
     """
 
-    def __init__(self, stream: ResultStream, table: Table, key: Key, limits: BatchLimits, types: TypeChoices) -> None:
+    def __init__(
+        self,
+        stream: ResultStream,
+        walker: Walker,
+        table: Table,
+        key: Key,
+        limits: BatchLimits,
+        types: TypeChoices,
+        be_patient: Callable[[], None],
+    ) -> None:
         # numba and pyarrow are paid for when reading begins, not when definitions load.
         from rivet_dagster.sources.mysql.types import readings  # noqa: PLC0415
         from rivet_dagster.wire.mysqlrows import RowDecoder  # noqa: PLC0415
 
         self._stream = stream
+        self._walker = walker
+        self._be_patient = be_patient
         self._table = table
         self._key = key
         self._shape = KeyShape(table, key)
@@ -205,6 +247,7 @@ class MysqlWindowReader:
         self._key_writers = [self._writer(index) for index in self._key_indices]
         self._announced = 0
         self._began = 0.0
+        self._nulls = False
         self.schema: pa.Schema = self._decoder.schema
 
     def _writer(self, index: int) -> Any:
@@ -216,41 +259,50 @@ class MysqlWindowReader:
         return key_writer(column, reading.form, text=pa.types.is_string(reading.field.type))
 
     def read_page(self, span: KeyRange, limit: int) -> Page:
-        """At most `limit` rows of `span`, in key order; without a key the table's next rows, in any order."""
+        """At most `limit` rows of `span`, in key order; without such an order its next rows, in any."""
         began = time.monotonic()
-        if self._key.columns:
-            self._execute_page(span, limit)
-            self._announced = self._stream.take(meanwhile=self._decode_ahead)
-            running = 0.0
-        else:
+        self._nulls = span.nulls
+        if self._in_pieces:
             if not self._began:
+                self._be_patient()
                 self._began = began
-                self._check(self._stream.execute(self._whole(), ()))
-            self._announced = self._stream.take(limit) if self._stream.is_open else 0
-            running = time.monotonic() - self._began
-        return Page(self._announced, self._stream.size, time.monotonic() - began, running)
+                self._execute(templates.PIECES, span)
+            self._announced = self._next_piece(limit)
+            ended, running = not self._stream.is_open, time.monotonic() - self._began
+        else:
+            self._execute(templates.PAGE, span, limit)
+            self._announced = self._stream.take(meanwhile=self._decode_ahead)
+            ended, running = self._announced < limit, 0.0
+        return Page(self._announced, self._stream.size, time.monotonic() - began, running, ended)
+
+    @property
+    def _in_pieces(self) -> bool:
+        return not self._key.unique or (self._nulls and self._shape.bare_nulls)
+
+    def _next_piece(self, limit: int) -> int:
+        if self._stream.is_open:
+            return self._stream.take(limit)
+        self._stream.end = self._stream.size = 0
+        return 0
 
     def _decode_ahead(self, end: int) -> int:
         return self._decoder.decode_ahead(self._stream.buffer, end)
 
-    def _execute_page(self, span: KeyRange, limit: int) -> None:
+    def _execute(self, template: str, span: KeyRange, *limit: int) -> None:
         values: list[str | int] = []
 
         def placeholder(value: str) -> str:
             values.append(value)
             return "?"
 
-        statement = templates.PAGE.format(
+        statement = template.format(
             columns=self._columns,
             table=self._shape.table,
-            index=self._shape.index,
+            hint=self._shape.hint,
             within=self._shape.where(span, placeholder),
-            key=self._shape.columns,
+            key=self._shape.order(span),
         )
-        self._check(self._stream.execute(statement, (*values, limit)))
-
-    def _whole(self) -> str:
-        return templates.WHOLE.format(columns=self._columns, table=self._shape.table)
+        self._check(self._stream.execute(statement, (*values, *limit)))
 
     def _check(self, columns: Sequence[ResultColumn]) -> None:
         """Hold what the server says of the result against what the decoder takes it for.
@@ -281,14 +333,19 @@ class MysqlWindowReader:
         yield from self._decoder.decode(self._stream.buffer, self._stream.end)
         check_page_rows(self._table, self._decoder.page_rows, self._announced)
 
-    def last_key(self) -> KeyText:
-        """Key of the page's last row."""
-        if not self._key.columns:
-            return ()
-        values = self._decoder.last_row(self._key_indices)
+    def last_key(self) -> KeyText | None:
+        """Key of the page's last row, of one with NULL without its first column; None for a piece."""
+        if self._in_pieces:
+            return None
+        first = int(self._nulls)
+        values = self._decoder.last_row(self._key_indices[first:])
         if any(value is None for value in values):
             raise null_key()
-        return tuple(write(value) for write, value in zip(self._key_writers, values, strict=True) if value is not None)
+        writers = self._key_writers[first:]
+        key = tuple(write(value) for write, value in zip(writers, values, strict=True) if value is not None)
+        if self._key.declared and self._walker.is_repeated(key, nulls=self._nulls):
+            raise not_unique(self._table, self._key)
+        return key
 
     def finish(self) -> Iterator[pa.RecordBatch]:
         """The rows that are left, once the window's last page is decoded."""

@@ -32,7 +32,6 @@ class MysqlSource:
     """
 
     engine = "mysql"
-    reads_whole = True
 
     def __init__(self, dsn: str, limits: SourceLimits, types: TypeChoices) -> None:
         self._address = parse_dsn(dsn)

@@ -1,7 +1,8 @@
 """Prepared statements, which PyMySQL has not, over its connections: their rows come in the binary protocol.
 
-The one place where attributes of the driver are used that are not its public face: its socket, and how it sends a
-command and takes a packet. tests/unit/test_mysql_stream.py notices a driver that changes them.
+The one place where attributes of the driver are used that are not its public face: its socket, how it sends a
+command and takes a packet, and what it keeps of a result.
+tests/unit/test_mysql_stream.py notices a driver that changes them.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def wait_at_most(connection: Any, seconds: float) -> None:
     """How long a connection of the driver waits for the server to take or say something."""
     connection._read_timeout = connection._write_timeout = connection._current_timeout = seconds
     socket_of(connection).settimeout(seconds)
+
+
+def fields_of(cursor: Any) -> Sequence[Any]:
+    """What the server said of the columns of a cursor's result, with the flags and character sets that DB-API lacks."""
+    return cast("Sequence[Any]", cursor._result.fields)
 
 
 @dataclass(frozen=True)

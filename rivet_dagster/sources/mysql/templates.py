@@ -66,34 +66,56 @@ SELECT CHECK_CLAUSE FROM information_schema.CHECK_CONSTRAINTS
 """
 
 # One row an index column. Which further columns there are depends on the server, so all of them are asked for.
-UNIQUE_INDEXES: Final = """
+INDEXES: Final = """
 SELECT s.*
   FROM information_schema.STATISTICS AS s
- WHERE s.TABLE_SCHEMA = %s AND s.TABLE_NAME = %s AND s.NON_UNIQUE = 0
+ WHERE s.TABLE_SCHEMA = %s AND s.TABLE_NAME = %s
  ORDER BY s.INDEX_NAME <> 'PRIMARY', s.INDEX_NAME, s.SEQ_IN_INDEX
 """
 
-# The index is forced: rows come in its order without a sort, and from it without a scan of the table, whatever the
-# statistics say.
+COLLATIONS: Final = """
+SELECT c.ID, c.COLLATION_NAME, s.MAXLEN
+  FROM information_schema.COLLATIONS AS c JOIN information_schema.CHARACTER_SETS AS s USING (CHARACTER_SET_NAME)
+ WHERE c.ID IN ({numbers})
+"""
+MARIADB_COLLATIONS: Final = """
+SELECT c.ID, c.FULL_COLLATION_NAME, s.MAXLEN
+  FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY AS c
+  JOIN information_schema.CHARACTER_SETS AS s USING (CHARACTER_SET_NAME)
+ WHERE c.ID IN ({numbers})
+"""
+
+NOW: Final = "SELECT UTC_TIMESTAMP(6)"
+
+# `{hint}` forces the index, if the key has one: rows come in its order without a sort, and from it without a scan of
+# the table, whatever the statistics say.
 
 # The key of the n-th row beyond a key: walks n entries of the index and returns one row.
 WALK: Final = """
 SELECT /* rivet_dagster */ {key_texts}
-  FROM {table} AS t FORCE INDEX ({index}){beyond} ORDER BY {key} LIMIT 1 OFFSET {skip}
+  FROM {table} AS t{hint}{within} ORDER BY {key} LIMIT 1 OFFSET {skip}
 """
 
 # Where fewer rows are left: the last of them, and how many. In one statement with a count the server would sort the
 # keys' texts in a table of its own, which cuts the texts of some numbers.
-WALK_LAST: Final = """
+LAST: Final = """
 SELECT /* rivet_dagster */ {key_texts}
-  FROM {table} AS t FORCE INDEX ({index}){beyond} ORDER BY {key_descending} LIMIT 1
+  FROM {table} AS t{hint}{within} ORDER BY {key_descending} LIMIT 1
 """
-WALK_COUNT: Final = """
-SELECT /* rivet_dagster */ count(*)
-  FROM (SELECT 1 FROM {table} AS t FORCE INDEX ({index}){beyond} ORDER BY {key} LIMIT {limit}) AS t
+COUNT: Final = "SELECT /* rivet_dagster */ count(*) FROM {table} AS t{hint}{within}"
+
+# Whether there are so many rows, in any order.
+NTH: Final = "SELECT /* rivet_dagster */ 1 FROM {table} AS t{hint}{within} LIMIT 1 OFFSET {skip}"
+
+# One end of an index's first column, and how many rows the statistics expect between two of its values.
+END: Final = """
+SELECT /* rivet_dagster */ {text} FROM {table} AS t{hint}{within} ORDER BY {name}{direction} LIMIT 1
+"""
+ESTIMATE: Final = """
+EXPLAIN FORMAT = TRADITIONAL SELECT /* rivet_dagster */ {name} FROM {table} AS t{hint}{within}
 """
 
 PAGE: Final = """\
-SELECT /* rivet_dagster */ {columns} FROM {table} AS t FORCE INDEX ({index}){within} ORDER BY {key} LIMIT ?"""
+SELECT /* rivet_dagster */ {columns} FROM {table} AS t{hint}{within} ORDER BY {key} LIMIT ?"""
 
-WHOLE: Final = "SELECT /* rivet_dagster */ {columns} FROM {table} AS t"
+PIECES: Final = "SELECT /* rivet_dagster */ {columns} FROM {table} AS t{hint}{within}"

@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 
 from rivet_dagster.errors import SourceError
-from rivet_dagster.sources.base import Column, Key, Table
+from rivet_dagster.sources.base import Column, Index, Key, Table
+from rivet_dagster.sources.choices import check_names
 from rivet_dagster.sources.postgres import templates
 from rivet_dagster.sources.postgres.typemap import MONEY_OID
 
@@ -20,7 +21,7 @@ _KINDS = {"e": "enum", "c": "composite", "r": "range", "m": "multirange"}
 
 
 def describe_table(connection: psycopg.Connection[tuple[Any, ...]], schema: str, name: str) -> Table:
-    """Describe a table, partitioned table or materialised view.
+    """Describe a table, partitioned table, view or foreign table.
 
     Raises:
         SourceError: RIVET_SOURCE_TABLE_MISSING, RIVET_SOURCE_FORBIDDEN.
@@ -34,7 +35,7 @@ def describe_table(connection: psycopg.Connection[tuple[Any, ...]], schema: str,
             "Check the schema and the table's name, in the case it was made with, and the user's rights.",
             fatal=True,
         )
-    oid, tuples, stored_bytes, readable = found
+    oid, kind, tuples, stored_bytes, has_heirs, readable = found
     if not readable:
         raise SourceError(
             "RIVET_SOURCE_FORBIDDEN",
@@ -42,14 +43,13 @@ def describe_table(connection: psycopg.Connection[tuple[Any, ...]], schema: str,
             "Grant SELECT on the table and USAGE on its schema to this user.",
             fatal=True,
         )
-    types = _Types(connection, oid)
+    described = connection.execute(templates.COLUMNS, {**place, "oid": oid}).fetchall()
+    types = _Types(connection, [type_id for _, type_id, *_ in described])
     columns = tuple(
         types.resolve(Column(column, native, not not_null, type_id, modifier, width, unbounded))
-        for column, type_id, modifier, native, not_null, width, unbounded in connection.execute(
-            templates.COLUMNS, {**place, "oid": oid}
-        ).fetchall()
+        for column, type_id, modifier, native, not_null, width, unbounded in described
     )
-    keys, rejected = _keys(connection, oid)
+    keys, rejected, indexes = _indexes(connection, oid, has_heirs=has_heirs)
     return Table(
         schema=schema,
         name=name,
@@ -59,15 +59,43 @@ def describe_table(connection: psycopg.Connection[tuple[Any, ...]], schema: str,
         # Nothing was counted in a table that was never analysed.
         estimated_rows=int(tuples) if tuples else None,
         average_row_bytes=_row_bytes(columns, tuples, stored_bytes),
+        indexes=indexes,
+        kind="view" if kind in ("v", "f") else "table",
     )
 
 
-class _Types:
-    """The types that a table's columns are made of."""
+def describe_query(connection: psycopg.Connection[tuple[Any, ...]], schema: str, name: str, query: str) -> Table:
+    """Columns of what a query returns, which is prepared and not run.
 
-    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], table_oid: int) -> None:
+    Raises:
+        ConfigError: RIVET_CONFIG_QUERY for columns without a name of their own.
+        psycopg.Error: what the server says of the query.
+    """
+    connection.execute("SELECT 1")  # opens the transaction, where none is open
+    sql = templates.QUERY.format(query=query).encode(connection.info.encoding)
+    for result in (connection.pgconn.prepare(b"", sql), connection.pgconn.describe_prepared(b"")):
+        if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result)
+    names = [(result.fname(place) or b"").decode() for place in range(result.nfields)]
+    check_names(schema, name, names)
+    type_ids = [result.ftype(place) for place in range(result.nfields)]
+    modifiers = [result.fmod(place) for place in range(result.nfields)]
+    declared = connection.execute(templates.QUERY_COLUMNS, {"types": type_ids, "modifiers": modifiers}).fetchall()
+    types = _Types(connection, type_ids)
+    columns = tuple(
+        types.resolve(Column(column, native, True, type_id, modifier, unbounded=unbounded))
+        for column, type_id, modifier, (native, unbounded) in zip(names, type_ids, modifiers, declared, strict=True)
+    )
+    return Table(schema=schema, name=name, columns=columns, keys=(), kind="query", query=query)
+
+
+class _Types:
+    """The types that some columns are made of."""
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], type_ids: Sequence[int]) -> None:
         self._connection = connection
-        self._known = {oid: facts for oid, *facts in connection.execute(templates.TYPES, {"oid": table_oid})}
+        found = connection.execute(templates.TYPES, {"types": list(type_ids)})
+        self._known = {oid: facts for oid, *facts in found}
 
     def resolve(self, column: Column) -> Column:
         """The column with its base type in place of a domain, and with what its arrays hold."""
@@ -110,33 +138,47 @@ def _row_bytes(columns: Sequence[Column], tuples: float | None, stored_bytes: fl
     return max(_TUPLE_HEADER_BYTES + by_columns if by_columns else 0, by_storage)
 
 
-def _keys(
-    connection: psycopg.Connection[tuple[Any, ...]], oid: int
-) -> tuple[tuple[Key, ...], tuple[tuple[str, str], ...]]:
+def _indexes(
+    connection: psycopg.Connection[tuple[Any, ...]], oid: int, *, has_heirs: bool
+) -> tuple[tuple[Key, ...], tuple[tuple[str, str], ...], tuple[Index, ...]]:
+    """Usable keys, unique indexes that are none with the reason, and all indexes whose ranges can be read."""
     keys: list[Key] = []
     rejected: list[tuple[str, str]] = []
-    for name, primary, method, *flags, columns, not_null, collated, one_way in connection.execute(
-        templates.UNIQUE_INDEXES, {"oid": oid}
+    indexes: list[Index] = []
+    for name, unique, primary, method, *flags, columns, not_null, collated, one_way, nulls_last in connection.execute(
+        templates.INDEXES, {"oid": oid}
     ):
-        reason = _why_unusable(method, flags, not_null, collated, one_way)
+        reason = "rows of tables that inherit from this one are not in it" if has_heirs else ""
+        reason = reason or _why_unordered(method, flags, collated, one_way)
+        if not reason and (nulls_last or not_null):
+            indexes.append(Index(name, tuple(columns)))
+        if not unique:
+            continue
+        reason = reason or _why_no_key(flags, not_null)
         if reason:
             rejected.append((name, reason))
         else:
             keys.append(Key(tuple(columns), name, primary))
-    return tuple(keys), tuple(rejected)
+    return tuple(keys), tuple(rejected), tuple(indexes)
 
 
-def _why_unusable(method: str, flags: Sequence[bool], not_null: bool, collated: bool, one_way: bool) -> str:
+def _why_unordered(method: str, flags: Sequence[bool], collated: bool, one_way: bool) -> str:
     """Why rows cannot be walked by an index; empty if they can."""
-    valid, immediate, partial, on_expression = flags
+    valid, _, partial, on_expression = flags
     reasons = (
         (method != "btree", f"its method {method} keeps no order"),
         (not valid, "it is not valid: building it failed or still goes on"),
-        (not immediate, "it is deferrable, so it can hold duplicates for a while"),
         (partial, "it is partial, so it does not cover every row"),
         (on_expression, "it is on an expression"),
-        (not not_null, "a column of it may be NULL"),
         (not collated, "its collation is not its column's, so it cannot serve the column's order"),
         (not one_way, "its columns are sorted in opposite directions"),
     )
     return next((reason for holds, reason in reasons if holds), "")
+
+
+def _why_no_key(flags: Sequence[bool], not_null: bool) -> str:
+    """Why a unique index is no key all the same; empty if it is one."""
+    _, immediate, *_ = flags
+    if not immediate:
+        return "it is deferrable, so it can hold duplicates for a while"
+    return "" if not_null else "a column of it may be NULL"

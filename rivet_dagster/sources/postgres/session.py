@@ -1,39 +1,37 @@
-"""One PostgreSQL session: index walks and windows of COPY pages."""
+"""One PostgreSQL session: descriptions, index walks, and the snapshots that windows are read from."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import pq, sql
+from psycopg import sql
 
 from rivet_dagster.sources.base import (
     BatchLimits,
     Key,
     KeyRange,
     KeyText,
-    Page,
     ServerFacts,
     SourceLimits,
     Step,
     Table,
     TypeChoices,
-    check_page_rows,
-    null_key,
 )
 from rivet_dagster.sources.postgres import templates
-from rivet_dagster.sources.postgres.catalog import describe_table
+from rivet_dagster.sources.postgres.catalog import describe_query, describe_table
 from rivet_dagster.sources.postgres.connect import application_name, server_facts
 from rivet_dagster.sources.postgres.failures import last_words, translated
-from rivet_dagster.sources.postgres.typemap import TEXT_OID
+from rivet_dagster.sources.postgres.keys import KeyShape, key_text
+from rivet_dagster.sources.postgres.statistics import boundaries
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from typing_extensions import LiteralString
 
+    from rivet_dagster.sources.postgres.reader import PostgresWindowReader
     from rivet_dagster.sources.postgres.stream import CopyStream
 
 _CANCEL_SECONDS = 5.0
@@ -67,38 +65,81 @@ class PostgresSession:
             found = self._connection.execute(templates.TABLES, {"schema": schema}).fetchall()
         return tuple(sorted(name for (name,) in found))
 
-    def walk(self, table: Table, key: Key, after: KeyText | None, rows: int) -> Step | None:
-        """Walk the key's index `rows` rows on from `after`; None where no row is beyond it."""
-        shape = _KeyShape(table, key)
-        parts = {
-            "key_texts": shape.texts,
-            "table": shape.table,
-            "beyond": shape.where(KeyRange(after, None)),
-            "key": shape.columns,
-        }
-        with translated(f"walking the key of {table.label}"), self._snapshot():
+    def describe_query(self, schema: str, name: str, query: str) -> Table:
+        """Columns of what a query returns; it is not run."""
+        with translated(f"preparing the query of {schema}.{name}"), self._snapshot(steered=False):
+            return describe_query(self._connection, schema, name, query)
+
+    def walk(
+        self, table: Table, key: Key, after: KeyText | None, rows: int, until: KeyText | None = None
+    ) -> Step | None:
+        """Walk the key's index `rows` rows on from `after`, to `until` at most; None where no row is beyond it."""
+        span = KeyRange(after, until)
+        shape, parts = _shaped(table, key, span)
+        with self._looking(f"walking the key of {table.label}", table):
             found = self._fetch(templates.WALK, {**parts, "skip": sql.Literal(rows - 1)})
             if found:
-                return Step(tuple(found), rows)
+                return Step(key_text(found), rows)
             found = self._fetch(
                 templates.WALK_TAIL,
-                {**parts, "limit": sql.Literal(rows), "key_descending": shape.descending},
+                {**parts, "key": shape.columns, "limit": sql.Literal(rows), "key_descending": shape.descending},
             )
-            return Step(tuple(found[:-1]), found[-1]) if found else None
+            return Step(key_text(found[:-1]), found[-1]) if found else None
+
+    def last(self, table: Table, key: Key) -> KeyText | None:
+        """The greatest key; None where the table has no row, or only such with NULL."""
+        shape, parts = _shaped(table, key, KeyRange(None, None))
+        with self._looking(f"looking for the last key of {table.label}", table):
+            found = self._fetch(templates.LAST, {**parts, "key_descending": shape.descending})
+        return key_text(found) if found else None
+
+    def count(self, table: Table, key: Key, span: KeyRange, limit: int) -> int:
+        """How many rows `span` has; no more than `limit` are looked at."""
+        _, parts = _shaped(table, key, span)
+        with self._looking(f"counting rows of {table.label}", table):
+            found = self._fetch(templates.COUNT, {**parts, "limit": sql.Literal(limit)})
+        assert found is not None
+        return int(found[0])
+
+    def boundaries(self, table: Table, key: Key, span: KeyRange, windows: int) -> tuple[KeyText, ...] | None:
+        """Bounds that cut `span` into about `windows` windows of as many rows by the server's statistics alone."""
+        with self._looking(f"estimating windows of {table.label}", table):
+            return boundaries(self._connection, table, key, span, windows)
+
+    def now(self) -> datetime:
+        """The server's time, in UTC."""
+        with self._looking("asking for the time"):
+            found = self._fetch(templates.NOW, {})
+        moment = found[0] if found else None
+        assert isinstance(moment, datetime)
+        return moment
 
     def _fetch(self, template: LiteralString, parts: dict[str, sql.Composable]) -> tuple[Any, ...] | None:
         return self._connection.execute(sql.SQL(template).format(**parts)).fetchone()
 
     @contextmanager
+    def _looking(self, doing: str, table: Table | None = None) -> Iterator[None]:
+        with translated(doing), self._snapshot(steered=table is not None and table.kind == "table"):
+            yield
+
+    @contextmanager
     def open_window(self, table: Table, key: Key, limits: BatchLimits) -> Iterator[PostgresWindowReader]:
         """One consistent snapshot, held until the context ends."""
-        from rivet_dagster.sources.postgres.stream import CopyStream  # noqa: PLC0415 (numpy is paid for here)
+        from rivet_dagster.sources.postgres.reader import PostgresWindowReader  # noqa: PLC0415 (numba is paid for here)
+        from rivet_dagster.sources.postgres.stream import CopyStream  # noqa: PLC0415
 
         # One buffer for all windows of the session: it has grown to the size of a page once.
         self._stream = self._stream or CopyStream(self._connection.pgconn)
-        reader = PostgresWindowReader(self._connection, self._stream, table, key, limits, self._types)
-        with translated(f"reading {table.label}"), self._snapshot():
-            yield reader
+        reader = PostgresWindowReader(self._connection, self._stream, table, key, limits, self._types, self._limits)
+        with translated(f"reading {table.label}"), self._snapshot(steered=table.kind == "table"):
+            try:
+                yield reader
+            finally:
+                if self._stream.is_open:
+                    # Rows are still coming: nothing else can be said on this connection.
+                    self.cancel()
+                    self._stream.drop()
+                    self.close()
 
     def _snapshot(self, *, steered: bool = True) -> AbstractContextManager[None]:
         return _snapshot(self._connection, self._limits, steered=steered)
@@ -155,123 +196,13 @@ def _end(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         connection.rollback()
 
 
-class _KeyShape:
-    """The SQL of one table's key. Bounds are literals that the driver quotes and the server casts and compares."""
-
-    def __init__(self, table: Table, key: Key) -> None:
-        identifiers = [sql.Identifier("t", name) for name in key.columns]
-        self._key = key
-        columns = [table.column(name) for name in key.columns]
-        self._types = [column.compared_as or column.native_type for column in columns]
-        self._compared = sql.SQL(", ").join(
-            sql.SQL("{}::{}").format(name, sql.SQL(column.compared_as)) if column.compared_as else name
-            for name, column in zip(identifiers, columns, strict=True)
-        )
-        self.table = sql.Identifier(table.schema, table.name)
-        self.columns = sql.SQL(", ").join(identifiers)
-        self.texts = sql.SQL(", ").join(sql.SQL("{}::text").format(name) for name in identifiers)
-        self.descending = sql.SQL(", ").join(sql.SQL("{} DESC").format(name) for name in identifiers)
-
-    def where(self, span: KeyRange) -> sql.Composable:
-        """` WHERE` over the rows of `span`, in the row-value form that an index range scan serves."""
-        conditions = [
-            sql.SQL("({}) {} ({})").format(self._compared, sql.SQL(operator), self._literals(bound))
-            for operator, bound in ((">", span.lo), ("<=", span.hi))
-            if bound is not None
-        ]
-        return sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
-
-    def _literals(self, bound: KeyText) -> sql.Composable:
-        if len(bound) != len(self._types):
-            raise ValueError(f"a bound of {len(bound)} values for a key of {len(self._types)} columns")
-        return sql.SQL(", ").join(
-            # The type's name comes from the server's own format_type, quoted as it must be.
-            sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(native))
-            for value, native in zip(bound, self._types, strict=True)
-        )
-
-
-class PostgresWindowReader:
-    """Reads the pages of one window from the snapshot that its session holds."""
-
-    def __init__(
-        self,
-        connection: psycopg.Connection[tuple[Any, ...]],
-        stream: CopyStream,
-        table: Table,
-        key: Key,
-        limits: BatchLimits,
-        types: TypeChoices,
-    ) -> None:
-        # numba and pyarrow are paid for when reading begins, not when definitions load.
-        from rivet_dagster.sources.postgres.types import readings  # noqa: PLC0415
-        from rivet_dagster.wire.pgcopy import CopyDecoder  # noqa: PLC0415
-
-        self._connection = connection
-        self._table = table
-        self._shape = _KeyShape(table, key)
-        found = readings(table, types)
-        columns = [reading.wire_column() for reading in found]
-        self._decoder = CopyDecoder(columns, batch_bytes=limits.wire_bytes, batch_rows=limits.rows)
-        self._stream = stream
-        self._received = self._announced = 0
-        names = [column.name for column in table.columns]
-        self._columns = sql.SQL(", ").join(
-            # Rules are constants of this package, `{}` in them is the column.
-            sql.SQL(reading.select).format(sql.Identifier("t", name))
-            for name, reading in zip(names, found, strict=True)
-        )
-        self._key_indices = [names.index(name) for name in key.columns]
-        self._key_wire_types = [found[index].wire_type for index in self._key_indices]
-        # What comes as text is what the server writes. A cast from text to regclass and its like takes less than that.
-        self._key_natives = [
-            "text" if found[index].wire_type == TEXT_OID else table.columns[index].native_type
-            for index in self._key_indices
-        ]
-        self.schema: pa.Schema = self._decoder.schema
-
-    def read_page(self, span: KeyRange, limit: int) -> Page:
-        """One COPY of at most `limit` rows of `span`, in key order."""
-        statement = sql.SQL(templates.PAGE).format(
-            columns=self._columns,
-            table=self._shape.table,
-            within=self._shape.where(span),
-            key=self._shape.columns,
-            limit=sql.Literal(limit),
-        )
-        began = time.monotonic()
-        self._received, self._announced = self._stream.drain(statement.as_bytes(self._connection))
-        return Page(self._announced, self._received, time.monotonic() - began)
-
-    def decode_page(self) -> Iterator[pa.RecordBatch]:
-        """Decode the page; gives batches as they become complete."""
-        yield from self._decoder.decode(self._stream.buffer, self._received)
-        check_page_rows(self._table, self._decoder.page_rows, self._announced)
-
-    def last_key(self) -> KeyText:
-        """Key of the page's last row. The server renders the very bytes it sent, so no type is guessed at here."""
-        values = self._decoder.last_row(self._key_indices)
-        rendered = (f"${number}::{native}::text" for number, native in enumerate(self._key_natives, start=1))
-        result = self._connection.pgconn.exec_params(
-            f"SELECT {', '.join(rendered)}".encode(),
-            values,
-            param_types=self._key_wire_types,
-            param_formats=[pq.Format.BINARY] * len(values),
-        )
-        if result.status != pq.ExecStatus.TUPLES_OK:
-            raise psycopg.errors.error_from_result(result)
-        return _texts([result.get_value(0, n) for n in range(len(values))])
-
-    def finish(self) -> Iterator[pa.RecordBatch]:
-        """The rows that are left, once the window's last page is decoded."""
-        return self._decoder.finish()
-
-    def replaced(self) -> Mapping[tuple[str, str], int]:
-        """How many values NULL replaced so far, by column and reason."""
-        return self._decoder.replaced
-
-
-def _texts(values: Sequence[bytes | None]) -> KeyText:
-    if any(value is None for value in values):
-        raise null_key()
-    return tuple(value.decode() for value in values if value is not None)
+def _shaped(table: Table, key: Key, span: KeyRange) -> tuple[KeyShape, dict[str, sql.Composable]]:
+    """The key's SQL, and the parts that every statement over a range of it has."""
+    shape = KeyShape(table, key)
+    parts = {
+        "key_texts": shape.texts,
+        "table": shape.table,
+        "within": shape.where(span),
+        "order": shape.order(span),
+    }
+    return shape, parts

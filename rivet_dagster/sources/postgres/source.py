@@ -32,7 +32,6 @@ class PostgresSource:
     """
 
     engine = "postgresql"
-    reads_whole = False
 
     def __init__(self, dsn: str, limits: SourceLimits, types: TypeChoices) -> None:
         self._params = parse_dsn(dsn)

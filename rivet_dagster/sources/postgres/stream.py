@@ -12,24 +12,36 @@ from psycopg import pq
 from rivet_dagster._memory import mapped
 from rivet_dagster.errors import SourceError
 from rivet_dagster.sources.postgres._libpq import PAUSE_SECONDS, RowReader, find_libpq
+from rivet_dagster.wire.pgcopy import SIGNATURE
 
 # Room for a few usual pages. Only what a page fills is memory.
 _FIRST_BYTES = 64 << 20
 _LOOK_SECONDS = 1.0
 
+# What the server sends before the first row and after the last one: pieces between have none of their own.
+_HEADER = SIGNATURE + bytes(8)
+_TRAILER = b"\xff\xff"
+
 
 class CopyStream:
-    """Drains COPY statements of one connection.
+    """Takes what COPY statements of one connection send.
 
     The whole page is taken before anything is decoded: the statement ends as soon as the network allows, however
     busy this process is. The buffer is kept from page to page.
+
+    Attributes:
+        buffer: its front holds what was taken last.
+        is_open: a statement was begun whose rows are not all taken yet.
     """
 
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         self._pgconn = pgconn
         functions = find_libpq(pgconn)
         self._reader = None if functions is None else RowReader(functions, pgconn)
+        self._held = b""
+        self._pieces = 0
         self.buffer = mapped(_FIRST_BYTES, np.uint8)
+        self.is_open = False
 
     def drain(self, statement: bytes) -> tuple[int, int]:
         """Run a COPY statement; its bytes are then at the front of `buffer`.
@@ -43,33 +55,84 @@ class CopyStream:
             psycopg.Error: what the server or the connection said.
             SourceError: RIVET_SOURCE_LOST, the stream ended without the server's word that it was whole.
         """
+        self.begin(statement)
+        used, more = self._take(0, None)
+        assert not more
+        return used, self._finish()
+
+    def begin(self, statement: bytes) -> None:
+        """Run a COPY statement, of which `take` gives the rows; errors as in `drain`."""
         result = self._pgconn.exec_(statement)
         if result.status != pq.ExecStatus.COPY_OUT:
             raise psycopg.errors.error_from_result(result)
-        used = self._take_calls() if self._reader is None else self._take(self._reader)
-        return used, self._finish()
+        self.is_open, self._held = True, b""
+        self._pieces = 0
 
-    def _take(self, reader: RowReader) -> int:
-        used, needed = 0, 1
+    def take(self, size: int) -> tuple[int, int | None]:
+        """The next rows of about `size` bytes, as a complete stream at the front of `buffer`.
+
+        Returns:
+            Bytes of the piece; and after the last one the rows of all pieces by the server's own count.
+
+        Raises:
+            psycopg.Error, SourceError: as in `drain`.
+        """
+        start = 0
+        if self._pieces:
+            start = len(_HEADER)
+            self.buffer[:start] = np.frombuffer(_HEADER, np.uint8)
+        self._pieces += 1
+        used, more = self._take(start, start + size)
+        if not more:
+            return used, self._finish()
+        end = used + len(_TRAILER)
+        if end > len(self.buffer):
+            self._grow(used, end)
+        self.buffer[used:end] = np.frombuffer(_TRAILER, np.uint8)
+        return end, None
+
+    def drop(self) -> None:
+        """Give up what is left of a statement that the server has been told to end."""
+        if self._reader is not None:
+            self._reader.drop_row()
+        self._held = b""
+        self.is_open = False
+
+    def _take(self, used: int, enough: int | None) -> tuple[int, bool]:
+        """Append rows to the buffer's `used` bytes, up to about `enough` bytes; gives bytes, and if more come."""
+        if self._reader is None:
+            return self._take_calls(used, enough)
+        reader, start = self._reader, used
         try:
-            while needed:
-                used, needed = reader.read(self.buffer, used)
-                if needed:
+            while True:
+                room = self.buffer if enough is None else self.buffer[:enough]
+                used, needed = reader.read(room, used)
+                if not needed:
+                    return used, False
+                if enough is not None and used > start:
+                    return used, True
+                if enough is not None:
+                    enough = used + needed  # a single row that is larger than the piece
+                if used + needed > len(self.buffer):
                     self._grow(used, used + needed)
-        finally:
-            reader.drop_row()
-        return used
+        except BaseException:
+            self.drop()
+            raise
 
-    def _take_calls(self) -> int:
+    def _take_calls(self, used: int, enough: int | None) -> tuple[int, bool]:
         """The same with a call of the driver a row, for platforms and drivers whose libpq cannot be told for sure."""
-        pgconn, lost = self._pgconn, None
-        used, capacity, view = 0, len(self.buffer), self.buffer.data
+        pgconn, lost, start = self._pgconn, None, used
+        capacity, view = len(self.buffer), self.buffer.data
         with selectors.DefaultSelector() as selector:
             selector.register(pgconn.socket, selectors.EVENT_READ)
             while True:
-                size, data = pgconn.get_copy_data(1)
+                data: bytes | memoryview
+                data, self._held = self._held, b""
+                size = len(data)
+                if not size:
+                    size, data = pgconn.get_copy_data(1)
                 if size < 0:
-                    return used
+                    return used, False
                 if size == 0:
                     # What came before the connection was lost counts, and may say why it was.
                     if lost is not None:
@@ -77,6 +140,9 @@ class CopyStream:
                     lost = _look(pgconn, selector)
                     continue
                 end = used + size
+                if enough is not None and end > enough and used > start:
+                    self._held = bytes(data)
+                    return used, True
                 if end > capacity:
                     self._grow(used, end)
                     capacity, view = len(self.buffer), self.buffer.data
@@ -90,12 +156,16 @@ class CopyStream:
 
     def _finish(self) -> int:
         """Take the results after the stream. Only the server's own "COPY n" proves that it came whole."""
-        rows = -1
+        self.is_open = False
+        rows, error = -1, None
+        # To the last one: the connection is of use again only then.
         while result := self._pgconn.get_result():
             if result.status == pq.ExecStatus.FATAL_ERROR:
-                raise psycopg.errors.error_from_result(result)
+                error = error or psycopg.errors.error_from_result(result)
             if result.status == pq.ExecStatus.COMMAND_OK:
                 rows = result.command_tuples or 0
+        if error is not None:
+            raise error
         if rows < 0:
             raise SourceError(
                 "RIVET_SOURCE_LOST",
