@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,3 +33,25 @@ def work_id_of(context: dg.AssetExecutionContext) -> str:
     if run.root_run_id and any(tag in run.tags for tag in RETRY_TAGS):
         return str(run.root_run_id)
     return str(run.run_id)
+
+
+def replan_id_of(context: dg.AssetExecutionContext) -> str:
+    """What the runs that share one wish for a new generation have in common: their backfill, or their work."""
+    return str(context.run.tags.get("dagster/backfill") or work_id_of(context))
+
+
+def delete_partitions(instance: dg.DagsterInstance, name: str, keys: Sequence[str]) -> None:
+    """Take keys out of a set of dynamic partitions at once; Dagster's own call takes one, a statement each."""
+    # Imported late: SQLAlchemy and the storage are there only where there is an instance.
+    from dagster._core.storage.event_log.schema import DynamicPartitionsTable  # noqa: PLC0415
+    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage  # noqa: PLC0415
+
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        for key in keys:
+            instance.delete_dynamic_partition(name, key)
+        return
+    table = DynamicPartitionsTable
+    chosen = (table.c.partitions_def_name == name) & table.c.partition.in_(list(keys))
+    with storage.index_connection() as connection:
+        connection.execute(table.delete().where(chosen))

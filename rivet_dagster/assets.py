@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 
-from rivet_dagster.export.config import ExportConfig
+from rivet_dagster.export.config import ExportConfig, TimeWindows
 from rivet_dagster.export.names import table_folder
-from rivet_dagster.partitions import window_partitions
+from rivet_dagster.partitions import partitions_of
 from rivet_dagster.resources import RivetResource
-from rivet_dagster.run_config import RivetRunConfig
+from rivet_dagster.run_config import RivetPlanConfig, RivetRunConfig
 from rivet_dagster.translator import (
     DagsterRivetTranslator,
     ExportKeys,
@@ -51,7 +51,8 @@ def build_rivet_assets(
 
     Each export becomes three assets: `<table>/plan`, whose runs freeze windows and make them partitions; `<table>`,
     a partition a window; and `<table>/complete`, which verifies and seals, and which downstream assets depend on.
-    Runs of the table asset take a `RivetRunConfig`.
+    Slices of time need no plan: their partitions are Dagster's own. Runs of the table asset take a
+    `RivetRunConfig`, those of the plan a `RivetPlanConfig`.
 
     Args:
         exports: the tables.
@@ -67,7 +68,7 @@ def build_rivet_assets(
             nothing is connected.
 
     Returns:
-        Three assets an export, in the order of `exports`.
+        Three assets an export, two for slices of time, in the order of `exports`.
 
     Example:
         .. code-block:: python
@@ -108,7 +109,7 @@ def build_rivet_asset_specs(
         Plan, table and complete of each export, in the order of `configs`.
     """
     look = _Look(translator, group_name, owners, tags, resource, _declared_at())
-    return [spec for config in configs for spec in look.specs(config)]
+    return [spec for config in configs for spec in look.specs(config) if spec is not None]
 
 
 def rivet_assets(
@@ -175,11 +176,16 @@ def rivet_assets(
 
 
 class _Specs(NamedTuple):
-    """Specs of one export's three assets."""
+    """Specs of one export's assets; slices of time have no plan."""
 
-    plan: dg.AssetSpec
+    plan: dg.AssetSpec | None
     table: dg.AssetSpec
     complete: dg.AssetSpec
+
+    @property
+    def keys(self) -> ExportKeys:
+        """Keys of the assets."""
+        return ExportKeys(self.plan.key if self.plan else None, self.table.key, self.complete.key)
 
 
 @dataclass(frozen=True)
@@ -194,19 +200,22 @@ class _Look:
     declared_at: dg.CodeReferencesMetadataValue | None
 
     def specs(self, config: ExportConfig) -> _Specs:
-        """The three specs of one export."""
-        plan, table, complete = self._spec(config, "plan"), self._spec(config, "table"), self._spec(config, "complete")
+        """The specs of one export."""
+        plan = None if isinstance(config.windows, TimeWindows) else self._spec(config, "plan")
+        table, complete = self._spec(config, "table"), self._spec(config, "complete")
         whole = dg.AssetDep(table.key, partition_mapping=dg.AllPartitionMapping())
+        # Eager waits for runs and backfills that are under way. Windows that failed are waited for too: the seal of an
+        # export that is being repeated would hold old windows beside new ones.
         condition = dg.AutomationCondition.eager() & ~dg.AutomationCondition.any_deps_match(
-            dg.AutomationCondition.backfill_in_progress()
+            dg.AutomationCondition.execution_failed()
         )
         return _Specs(
             plan,
             # Skippable: only the window's own events count. An output would add a blank event for every partition,
             # over the row counts and data versions that are there.
-            table.merge_attributes(deps=[plan.key], metadata=table_metadata(config, plan.key)).replace_attributes(
-                partitions_def=window_partitions(table.key), skippable=True
-            ),
+            table.merge_attributes(
+                deps=[plan.key] if plan else [], metadata=table_metadata(config, plan.key if plan else None)
+            ).replace_attributes(partitions_def=partitions_of(config, table.key), skippable=True),
             complete.merge_attributes(deps=[whole]).replace_attributes(
                 automation_condition=complete.automation_condition or condition
             ),
@@ -244,10 +253,9 @@ class _Builder:
     def build(
         self, config: ExportConfig, specs: _Specs, body: Body | None = None, name: str | None = None
     ) -> list[dg.AssetsDefinition]:
-        """The three assets of one export, with `body` in place of the usual one and its op called `name`."""
-        keys = ExportKeys(specs.plan.key, specs.table.key, specs.complete.key)
+        """The assets of one export, with `body` in place of the usual one and its op called `name`."""
         return [
-            self._plan(config, specs.plan, keys),
+            *([self._plan(config, specs.plan, specs.keys)] if specs.plan else []),
             self._table(specs.table, body, name),
             self._complete(config, specs.complete),
         ]
@@ -257,12 +265,12 @@ class _Builder:
         assert isinstance(resource, RivetResource)
         return resource
 
-    def _plan(self, config: ExportConfig, spec: dg.AssetSpec, keys: ExportKeys) -> dg.AssetsDefinition:
+    def _plan(self, export: ExportConfig, spec: dg.AssetSpec, keys: ExportKeys) -> dg.AssetsDefinition:
         @dg.multi_asset(
             name=_op_name(spec.key), specs=[spec], required_resource_keys={self._resource_key}, **self._reads
         )
-        def plan(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-            return self._resource(context).plan(context, config, keys)
+        def plan(context: dg.AssetExecutionContext, config: RivetPlanConfig) -> dg.MaterializeResult[Any]:
+            return self._resource(context).plan(context, export, keys, config)
 
         return plan
 

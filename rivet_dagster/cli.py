@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
@@ -14,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rivet_dagster.errors import InterruptedExport, RivetError
-from rivet_dagster.export.config import parse_config
+from rivet_dagster.errors import ConfigError, InterruptedExport, RivetError
+from rivet_dagster.export.config import ExportConfig, TimeWindows, parse_config
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from rivet_dagster.export.documents import ExportManifest
     from rivet_dagster.export.operations import TableExport
-    from rivet_dagster.export.plan import Plan
+    from rivet_dagster.export.plan import Plan, Window
     from rivet_dagster.export.runner import WindowOutcome
     from rivet_dagster.export.validate import Report
 
@@ -51,43 +52,114 @@ def _root() -> None:
     """Keep the commands' names even while there are few."""
 
 
+Source = Annotated[
+    str,
+    typer.Option(
+        help="Address of the database: postgresql://user@host/database, mysql://user@host/database.",
+        envvar="RIVET_SOURCE",
+        show_envvar=True,
+    ),
+]
+Table = Annotated[str, typer.Option(help="schema.table; with --query what the export is called.")]
+Query = Annotated[str | None, typer.Option(help="A SELECT whose rows are exported in place of a table's.")]
+KeyColumns = Annotated[str | None, typer.Option("--key", help="Key columns, separated by commas; default: the best.")]
+Whole = Annotated[bool, typer.Option("--whole", help="Read a table without a usable key as one window.")]
+Rows = Annotated[int | None, typer.Option(help="Default: by the width of the rows.")]
+WindowsJson = Annotated[
+    str | None,
+    typer.Option("--windows", help='Windows of any type, as JSON: {"type": "int_range", "column": "id"}.'),
+]
+Replan = Annotated[bool, typer.Option("--replan", help="Begin a new generation of windows beside the sealed one.")]
+
+
+def _config(
+    table: str,
+    query: str | None,
+    key: str | None,
+    windows: str | None,
+    rows_per_window: int | None,
+    *,
+    whole: bool,
+    **fields: Any,
+) -> ExportConfig:
+    """An export as the options say.
+
+    Raises:
+        ConfigError: RIVET_CONFIG_INVALID.
+    """
+    chosen: Any = {"type": "full"} if whole else {}
+    if windows is not None:
+        if key is not None or whole or rows_per_window is not None:
+            raise _contradiction(
+                "--windows says all of the windows, so --key, --whole and --rows-per-window do not go with it"
+            )
+        try:
+            chosen = json.loads(windows)
+        except ValueError:
+            raise _contradiction("what --windows says is no JSON") from None
+    if rows_per_window is not None:
+        chosen["rows"] = rows_per_window
+    if key is not None:
+        chosen["columns"] = tuple(name.strip() for name in key.split(","))
+    return parse_config({"table": table, "query": query, "windows": chosen, **fields})
+
+
+def _contradiction(what: str) -> ConfigError:
+    return ConfigError("RIVET_CONFIG_INVALID", f"The options cannot be used: {what}.", "Correct them.")
+
+
 @app.command()
 def export(
     *,
-    source: Annotated[
-        str,
-        typer.Option(
-            help="Address of the database: postgresql://user@host/database, mysql://user@host/database.",
-            envvar="RIVET_SOURCE",
-            show_envvar=True,
-        ),
-    ],
-    table: Annotated[str, typer.Option(help="schema.table")],
+    source: Source,
+    table: Table,
     to: Annotated[str, typer.Option(help="Folder or address; the export gets a folder of its own there.")],
-    key: Annotated[str | None, typer.Option(help="Key columns, separated by commas; default: the best.")] = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Read a table without a usable key by one long statement.")
-    ] = False,
-    rows_per_window: Annotated[int | None, typer.Option(help="Default: by the width of the rows.")] = None,
+    query: Query = None,
+    key: KeyColumns = None,
+    whole: Whole = False,
+    rows_per_window: Rows = None,
+    windows: WindowsJson = None,
     file_format: Annotated[FileFormat, typer.Option("--format", help="Format of the files.")] = FileFormat.PARQUET,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Connections that read at the same time.")] = 2,
     fresh: Annotated[bool, typer.Option("--fresh", help="Read every window anew after an interruption.")] = False,
+    replan: Replan = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Plan, export and seal one table. Started again after an interruption, it goes on where it stopped."""
-    windows: dict[str, Any] = {"type": "full"} if whole else {}
-    if rows_per_window is not None:
-        windows["rows"] = rows_per_window
-    if key is not None:
-        windows["columns"] = tuple(name.strip() for name in key.split(","))
     from rivet_dagster.export.operations import TableExport  # noqa: PLC0415 (help pages stay quick)
 
-    prepared = TableExport(
-        parse_config({"table": table, "windows": windows, "format": {"type": file_format.value}}), source, to
-    )
+    config = _config(table, query, key, windows, rows_per_window, whole=whole, format={"type": file_format.value})
+    prepared = TableExport(config, source, to)
     with _orderly_stop():
-        seal, run = _export(prepared, workers, fresh=fresh, quiet=as_json)
+        seal, run = _export(prepared, workers, fresh=fresh, replan=replan, quiet=as_json)
     _print_sealed(seal, run, prepared, as_json=as_json)
+
+
+@app.command()
+def plan(
+    *,
+    source: Source,
+    table: Table,
+    to: Annotated[str | None, typer.Option(help="Where the export is, if it is planned already.")] = None,
+    query: Query = None,
+    key: KeyColumns = None,
+    whole: Whole = False,
+    rows_per_window: Rows = None,
+    windows: WindowsJson = None,
+    replan: Replan = False,
+    bounds: Annotated[bool, typer.Option("--bounds", help="List the windows; bounds can be personal data.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the windows that a table would be cut into. Nothing is written, and no row is read."""
+    from rivet_dagster.export.operations import TableExport  # noqa: PLC0415
+    from rivet_dagster.export.planning import Wish  # noqa: PLC0415
+
+    config = _config(table, query, key, windows, rows_per_window, whole=whole)
+    with tempfile.TemporaryDirectory(prefix="rivet-plan-") as nowhere:
+        prepared = TableExport(config, source, to or nowhere)
+        began = time.monotonic()
+        found, appended = prepared.preview(Wish("preview" if replan else None))
+    _print_plan(found, appended, str(prepared.server), time.monotonic() - began, bounds=bounds, as_json=as_json)
 
 
 @app.command()
@@ -120,17 +192,27 @@ def warm() -> None:
     _out(f"Kernels are compiled and cached ({time.monotonic() - began:.1f} s).")
 
 
-def _export(prepared: TableExport, workers: int, *, fresh: bool, quiet: bool) -> tuple[ExportManifest, dict[str, Any]]:
+def _export(
+    prepared: TableExport, workers: int, *, fresh: bool, replan: bool, quiet: bool
+) -> tuple[ExportManifest, dict[str, Any]]:
     from rivet_dagster.export.operations import begin_work, end_work  # noqa: PLC0415
+    from rivet_dagster.export.planning import Wish  # noqa: PLC0415
 
     began = time.monotonic()
     with _progress(quiet=quiet) as progress:
         task = progress.add_task(f"planning {prepared.config.table}", total=None)
-        plan, _ = prepared.plan()
-        work_id, resumed = begin_work(prepared.store, fresh=fresh)
-        progress.update(task, description=prepared.config.table, total=sum(w.planned_rows for w in plan.windows))
-        outcomes = _run(prepared, plan, work_id, workers, progress, task)
-        seal = prepared.seal(plan)
+        # A generation is begun once, however often its export is started. Nothing is left where planning fails.
+        begun = begin_work(prepared.store, fresh=fresh) if replan else None
+        plan, _ = prepared.plan(Wish(begun[0] if begun else None))
+        work_id, resumed = begun or begin_work(prepared.store, fresh=fresh)
+        windows = plan.windows or _slices(prepared, plan)
+        # Slices of time are not counted beforehand.
+        rows = sum(window.planned_rows for window in windows)
+        progress.update(task, description=prepared.config.table, total=rows or len(windows))
+        outcomes = _run(
+            prepared, plan, windows, work_id, workers, lambda w: progress.advance(task, w.planned_rows if rows else 1)
+        )
+        seal = prepared.seal(plan, windows)
     end_work(prepared.store)
     read = [o.manifest.statistics for o in outcomes if o.manifest is not None and not o.reused]
     return seal, {
@@ -144,17 +226,32 @@ def _export(prepared: TableExport, workers: int, *, fresh: bool, quiet: bool) ->
     }
 
 
+def _slices(prepared: TableExport, plan: Plan) -> Sequence[Window]:
+    """The slices of time that have ended; none for a plan that lists its windows."""
+    options = prepared.config.windows
+    if not isinstance(options, TimeWindows):
+        return ()
+    from rivet_dagster.partitions import slices_of  # noqa: PLC0415 (Dagster's calendar; it takes a second)
+
+    return slices_of(plan, options)
+
+
 def _run(
-    prepared: TableExport, plan: Plan, work_id: str, workers: int, progress: Progress, task: TaskID
+    prepared: TableExport,
+    plan: Plan,
+    windows: Sequence[Window],
+    work_id: str,
+    workers: int,
+    advance: Callable[[Window], None],
 ) -> list[WindowOutcome]:
     done: list[WindowOutcome] = []
     failed: list[WindowOutcome] = []
-    with prepared.run(plan, plan.windows, work_id, workers) as run:
+    with prepared.run(plan, windows, work_id, workers) as run:
         for outcome in run:
             (done if outcome.error is None else failed).append(outcome)
-            progress.advance(task, outcome.window.planned_rows)
+            advance(outcome.window)
     if failed:
-        raise _windows_failed(failed, len(plan.windows))
+        raise _windows_failed(failed, len(windows))
     return done
 
 
@@ -224,6 +321,56 @@ def _print_sealed(seal: ExportManifest, run: dict[str, Any], prepared: TableExpo
             "row fingerprint": seal.row_fingerprint,
         },
     )
+
+
+def _print_plan(plan: Plan, appended: int, server: str, seconds: float, *, bounds: bool, as_json: bool) -> None:
+    from rivet_dagster.export.plan import USUAL_LIMIT  # noqa: PLC0415
+
+    windows = plan.windows
+    rows = sorted(window.planned_rows for window in windows)
+    facts = {
+        "table": plan.head.table,
+        "server": server,
+        "mode": plan.mode,
+        "generation": plan.generation,
+        "key": list(plan.head.key),
+        "windows": len(windows),
+        "windows_appended": appended,
+        "planned_rows": sum(rows),
+        "seconds": round(seconds, 3),
+    }
+    if bounds:
+        facts["bounds"] = [
+            {"window": w.key, "lo": w.span.lo, "hi": w.span.hi, "nulls": w.span.nulls, "rows": w.planned_rows}
+            for w in windows
+        ]
+    if as_json:
+        _out(json.dumps(facts))
+        return
+    _table(
+        f"{plan.head.table} would be cut like this; nothing was written",
+        {
+            "from": server,
+            "windows": f"{len(windows):,} of type {plan.mode}, {appended:,} of them new"
+            + (" (slices of time follow from the calendar)" if plan.mode == "time" else ""),
+            "generation": str(plan.generation),
+            "key": ", ".join(plan.head.key) or "none",
+            "rows": f"{sum(rows):,}",
+            **({"rows a window": f"{rows[0]:,} to {rows[-1]:,}, median {rows[len(rows) // 2]:,}"} if rows else {}),
+            "took": f"{seconds:.1f} s",
+            **({w.key: _bounds(w) for w in windows} if bounds else {}),
+        },
+    )
+    if len(windows) > USUAL_LIMIT:
+        _out(f"{len(windows):,} windows make Dagster's pages slow: ask for more rows a window.")
+
+
+def _bounds(window: Window) -> str:
+    span = window.span
+    if span.nulls:
+        return "NULL"
+    lo, hi = (", ".join(bound) if bound else "-" for bound in (span.lo, span.hi))
+    return f"({lo}; {hi}]"
 
 
 def _print_report(report: Report, *, as_json: bool) -> None:

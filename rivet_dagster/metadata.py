@@ -38,7 +38,7 @@ def window_metadata(store: Store, manifest: WindowManifest, *, reused: bool, con
     seconds = read.duration_s
     return {
         "dagster/partition_row_count": dg.MetadataValue.int(manifest.rows),
-        "dagster/uri": dg.MetadataValue.text(store.url(part_folder(manifest.generation, manifest.index))),
+        "dagster/uri": dg.MetadataValue.text(store.url(part_folder(manifest.generation, manifest.key))),
         "rivet/bytes": dg.MetadataValue.int(sum(part.bytes for part in manifest.parts)),
         "rivet/parts": dg.MetadataValue.int(len(manifest.parts)),
         "rivet/row_fingerprint": dg.MetadataValue.text(manifest.row_fingerprint),
@@ -50,7 +50,7 @@ def window_metadata(store: Store, manifest: WindowManifest, *, reused: bool, con
         "rivet/pages": dg.MetadataValue.int(read.pages),
         "rivet/attempts": dg.MetadataValue.int(read.attempts),
         "rivet/conflicts": dg.MetadataValue.int(conflicts),
-        "rivet/manifest": dg.MetadataValue.url(store.url(window_path(manifest.generation, manifest.index))),
+        "rivet/manifest": dg.MetadataValue.url(store.url(window_path(manifest.generation, manifest.key))),
         "rivet/replaced_values": dg.MetadataValue.int(sum(each.values for each in manifest.replaced)),
         "rivet/reused": dg.MetadataValue.bool(reused),
         "rivet/snapshot": dg.MetadataValue.bool(manifest.snapshot),

@@ -1,7 +1,7 @@
 """The resource that wraps a source database and a destination."""
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,17 +9,26 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from rivet_dagster._compat import provenance_tags, work_id_of
+from rivet_dagster._compat import provenance_tags, replan_id_of, work_id_of
 from rivet_dagster.errors import ConfigError, InterruptedExport, RivetError
-from rivet_dagster.export.config import ExportConfig
+from rivet_dagster.export.config import ExportConfig, TimeWindows
 from rivet_dagster.export.faults import fault_point
+from rivet_dagster.export.names import generation_of
 from rivet_dagster.export.operations import TableExport
-from rivet_dagster.export.plan import Plan
+from rivet_dagster.export.plan import USUAL_LIMIT, Plan, Window
+from rivet_dagster.export.planning import Wish
 from rivet_dagster.export.runner import WindowOutcome
 from rivet_dagster.export.seal import named
-from rivet_dagster.metadata import CODE_VERSION, plan_metadata, seal_metadata, window_event
-from rivet_dagster.partitions import publish_windows
-from rivet_dagster.run_config import RivetRunConfig
+from rivet_dagster.metadata import (
+    CODE_VERSION,
+    DATA_VERSION,
+    IS_USER_PROVIDED,
+    plan_metadata,
+    seal_metadata,
+    window_event,
+)
+from rivet_dagster.partitions import publish_windows, slices_of
+from rivet_dagster.run_config import RivetPlanConfig, RivetRunConfig
 from rivet_dagster.translator import ExportKeys, running_export
 
 # In most failures the first few errors say it all; the others are in the windows' own log lines.
@@ -99,17 +108,43 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return TableExport(config, self.source, self.destination, self.spool_dir)
 
     def plan(
-        self, context: dg.AssetExecutionContext, config: ExportConfig, keys: ExportKeys
+        self,
+        context: dg.AssetExecutionContext,
+        config: ExportConfig,
+        keys: ExportKeys,
+        wish: RivetPlanConfig | None = None,
     ) -> dg.MaterializeResult[None]:
-        """Extend the plan of a table and make its windows partitions of the table asset."""
+        """Extend the plan of a table, or begin a new one, and make its windows partitions of the table asset."""
+        replan = replan_id_of(context) if wish is not None and wish.replan else None
         with _explained():
             export = self.open(config)
-            plan, appended = export.plan()
-        published = publish_windows(context.instance, keys.table, plan)
-        context.log.info(f"{len(plan.windows)} windows, {appended} new in the plan, {published} new as partitions")
+            plan, appended = export.plan(Wish(replan))
+        came, went = publish_windows(context.instance, keys.table, plan)
+        context.log.info(
+            f"{len(plan.windows)} windows of generation {plan.generation}, {appended} new in the plan; as partitions "
+            f"{came} came and {went} went"
+        )
+        if len(plan.windows) > USUAL_LIMIT:
+            context.log.warning(
+                f"{len(plan.windows)} windows make Dagster's pages slow: ask for more rows a window, and replan"
+            )
+        if not plan.windows:
+            self._seal_empty(context, export, plan, keys)
         return dg.MaterializeResult(
             metadata=plan_metadata(export.store, plan, appended, str(export.server)),
             data_version=dg.DataVersion(plan.fingerprint),
+        )
+
+    def _seal_empty(self, context: dg.AssetExecutionContext, export: TableExport, plan: Plan, keys: ExportKeys) -> None:
+        """An empty table has no window whose event could have it sealed."""
+        with _explained():
+            seal = export.seal(plan)
+        context.log_event(
+            dg.AssetMaterialization(
+                keys.complete,
+                metadata=seal_metadata(export.store, seal),
+                tags={DATA_VERSION: seal.row_fingerprint, IS_USER_PROVIDED: "true"},
+            )
         )
 
     def export(
@@ -133,8 +168,7 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         options = run_config or RivetRunConfig()
         with _explained():
             export = self.open(config)
-            plan = export.planned()
-            windows = plan.select(context.partition_keys)
+            plan, windows = self._windows(context, export, options)
         work_id = context.run.run_id if options.fresh else work_id_of(context)
         report = _Reporter(context, table, plan_key, export, plan)
         with _explained(), export.run(plan, windows, work_id, options.workers or self.workers) as run:
@@ -150,11 +184,32 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         yield from ()
         return report.exported
 
+    def _windows(
+        self, context: dg.AssetExecutionContext, export: TableExport, options: RivetRunConfig
+    ) -> tuple[Plan, Sequence[Window]]:
+        """The windows that a run is for, and their plan."""
+        keys, windows = context.partition_keys, export.config.windows
+        if isinstance(windows, TimeWindows):
+            # There is no plan asset: the first run freezes the columns.
+            plan, _ = export.plan(Wish(replan_id_of(context) if options.replan else None))
+            return plan, slices_of(plan, windows, keys)
+        if options.replan:
+            raise ConfigError(
+                "RIVET_CONFIG_REPLAN",
+                f"Windows of type {windows.type} are planned by their plan asset.",
+                "Run the plan asset with replan in its configuration, then the partitions that it makes.",
+                fatal=True,
+            )
+        plan = export.planned(generation_of(keys[0]))
+        return plan, plan.select(keys)
+
     def complete(self, context: dg.AssetExecutionContext, config: ExportConfig) -> dg.MaterializeResult[None]:
         """Verify every window of a table and write the seal."""
         with _explained():
             export = self.open(config)
-            seal = export.seal(export.planned())
+            plan = export.planned()
+            windows = config.windows
+            seal = export.seal(plan, slices_of(plan, windows) if isinstance(windows, TimeWindows) else ())
         context.log.info(f"Sealed {seal.rows} rows in {len(seal.windows)} windows as {seal.seal_id}")
         return dg.MaterializeResult(
             metadata=seal_metadata(export.store, seal), data_version=dg.DataVersion(seal.row_fingerprint)
@@ -168,7 +223,7 @@ class _Reporter:
         self,
         context: dg.AssetExecutionContext,
         table: dg.AssetSpec,
-        plan_key: dg.AssetKey,
+        plan_key: dg.AssetKey | None,
         export: TableExport,
         plan: Plan,
     ) -> None:
@@ -177,7 +232,7 @@ class _Reporter:
         self._context = context
         self._key = table.key
         self._store = export.store
-        self._tags = provenance_tags(plan_key, plan.fingerprint)
+        self._tags = provenance_tags(plan_key, plan.fingerprint) if plan_key else {}
         if table.code_version:
             self._tags[CODE_VERSION] = table.code_version
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import dagster as dg
 
-from rivet_dagster.export.config import ExportConfig
+from rivet_dagster.export.config import ExportConfig, TimeWindows
 from rivet_dagster.export.names import plain_name
 
 Role = Literal["plan", "table", "complete"]
@@ -22,9 +22,9 @@ _WORDS: dict[Role, str] = {
 
 @dataclass(frozen=True)
 class ExportKeys:
-    """Keys of an export's three assets."""
+    """Keys of an export's assets; slices of time have no plan."""
 
-    plan: dg.AssetKey
+    plan: dg.AssetKey | None
     table: dg.AssetKey
     complete: dg.AssetKey
 
@@ -86,16 +86,25 @@ def _metadata(data: RivetTranslatorData) -> dict[str, str] | None:
     return {**found, "dagster/uri": data.uri} if data.uri else found
 
 
-def table_metadata(config: ExportConfig, plan: dg.AssetKey) -> dict[str, dg.MetadataValue]:
+def export_keys(config: ExportConfig, translator: DagsterRivetTranslator | None) -> ExportKeys:
+    """Keys of an export's assets."""
+    looks = translator or DagsterRivetTranslator()
+
+    def key_of(role: Role) -> dg.AssetKey:
+        return looks.get_asset_spec(RivetTranslatorData(config, role)).key
+
+    plan = None if isinstance(config.windows, TimeWindows) else key_of("plan")
+    return ExportKeys(plan, key_of("table"), key_of("complete"))
+
+
+def table_metadata(config: ExportConfig, plan: dg.AssetKey | None) -> dict[str, dg.MetadataValue]:
     """What a table asset must carry so that its runs know what to do: how it is exported, and which asset plans it."""
-    return {
-        _EXPORT: dg.MetadataValue.json(config.model_dump(mode="json")),
-        _PLAN: dg.MetadataValue.asset(plan),
-    }
+    found: dict[str, dg.MetadataValue] = {_EXPORT: dg.MetadataValue.json(config.model_dump(mode="json"))}
+    return {**found, _PLAN: dg.MetadataValue.asset(plan)} if plan else found
 
 
-def running_export(context: dg.AssetExecutionContext) -> tuple[ExportConfig, dg.AssetSpec, dg.AssetKey]:
-    """The export that a run of a table asset is of: its configuration, the table asset and its plan.
+def running_export(context: dg.AssetExecutionContext) -> tuple[ExportConfig, dg.AssetSpec, dg.AssetKey | None]:
+    """The export that a run of a table asset is of: its configuration, the table asset and its plan, if it has one.
 
     Raises:
         dagster.DagsterInvariantViolationError: the run is not that of exactly one table asset.
@@ -110,4 +119,5 @@ def running_export(context: dg.AssetExecutionContext) -> tuple[ExportConfig, dg.
             f"A run exports one table, and {context.assets_def.op.name} has the specs of {len(specs)} table assets."
         )
     metadata = specs[0].metadata
-    return ExportConfig.model_validate(metadata[_EXPORT].value), specs[0], metadata[_PLAN].asset_key
+    plan = metadata[_PLAN].asset_key if _PLAN in metadata else None
+    return ExportConfig.model_validate(metadata[_EXPORT].value), specs[0], plan

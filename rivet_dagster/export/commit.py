@@ -51,7 +51,7 @@ def commit_window(store: Store, manifest: WindowManifest, parts: Iterable[Spoole
     """
     published = []
     for number, part in enumerate(parts):
-        path = part_path(manifest.generation, manifest.index, number, part.content_fingerprint, suffix)
+        path = part_path(manifest.generation, manifest.key, number, part.content_fingerprint, suffix)
         fault_point("before_part_put", manifest.key)
         if not is_stored(store, path, part.bytes, part.content_fingerprint):
             store.put_file(path, part.path)
@@ -61,7 +61,7 @@ def commit_window(store: Store, manifest: WindowManifest, parts: Iterable[Spoole
         )
     committed = manifest.model_copy(update={"parts": tuple(published)})
     fault_point("before_manifest_put", manifest.key)
-    store.put(window_path(manifest.generation, manifest.index), committed.to_bytes())
+    store.put(window_path(manifest.generation, manifest.key), committed.to_bytes())
     fault_point("after_manifest_put", manifest.key)
     return committed
 
@@ -76,8 +76,8 @@ def stored_fingerprint(store: Store, path: str) -> str:
     return fingerprint_blocks(store.read(path))
 
 
-def load_window(store: Store, generation: int, index: int) -> WindowManifest | None:
+def load_window(store: Store, generation: int, key: str) -> WindowManifest | None:
     """A window's manifest; None if it is not committed."""
-    path = window_path(generation, index)
+    path = window_path(generation, key)
     data = store.get(path)
     return None if data is None else WindowManifest.from_bytes(data, store.url(path))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 
 from rivet_dagster.errors import ConfigError
 from rivet_dagster.export.names import parse_table
@@ -18,19 +20,43 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class KeysetWindows(_Model):
-    """Windows of about equally many rows along a unique index.
+def _check_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("no time zone has this name; write one such as Europe/Paris") from None
+    return value
+
+
+Zone = Annotated[str, AfterValidator(_check_zone)]
+"""IANA name of a time zone."""
+
+
+class _Counted(_Model):
+    """What windows have that are listed in a plan.
 
     Attributes:
-        columns: columns of a unique key in its index's order; None takes the best key of the table.
-        rows: rows a window; None derives it from the width of the rows (about 128 MiB a window).
         max_windows: refuse to plan more windows than this.
+    """
+
+    max_windows: Annotated[int, Field(ge=1)] = 20_000
+
+
+class KeysetWindows(_Counted):
+    """Windows of about equally many rows along a unique index, or along any other with a unique key behind it.
+
+    Attributes:
+        columns: columns of a unique key in its index's order, or the first columns of another index; of a view or a
+            query, columns that its owner knows to be unique together. None takes the best key of the table.
+        rows: rows a window; None derives it from the width of the rows (about 128 MiB a window).
+        boundaries: `exact` walks the index once; `estimated` asks only the server's statistics, where they tell
+            enough, the first time that a table is planned.
     """
 
     type: Literal["keyset"] = "keyset"
     columns: tuple[str, ...] | None = None
     rows: Annotated[int, Field(ge=1)] | None = None
-    max_windows: Annotated[int, Field(ge=1)] = 20_000
+    boundaries: Literal["exact", "estimated"] = "exact"
 
     @field_validator("columns")
     @classmethod
@@ -40,8 +66,78 @@ class KeysetWindows(_Model):
         return value
 
 
+class IntRangeWindows(_Counted):
+    """Windows of aligned ranges of an integer column with an index: 0 to 99,999, 100,000 to 199,999 and so on.
+
+    Attributes:
+        column: the column.
+        size: how many integers a window spans; None derives it from the rows that the statistics count.
+    """
+
+    type: Literal["int_range"] = "int_range"
+    column: str
+    size: Annotated[int, Field(ge=1)] | None = None
+
+
+class TimeWindows(_Model):
+    """Windows of calendar time: Dagster's own time partitions, without a plan asset.
+
+    Attributes:
+        column: a date or timestamp column with an index.
+        every: length of a window.
+        start: when the first window begins, as a date or a date with a time; earlier rows are not exported.
+        end: when the last window ends; None goes on with the time.
+        timezone: IANA name of the zone whose days they are, and whose time columns without a zone hold.
+        nulls: `error` refuses a table with rows whose time is NULL, which no window has; `ignore` leaves them out.
+    """
+
+    type: Literal["time"] = "time"
+    column: str
+    every: Literal["hour", "day", "week", "month"] = "day"
+    start: str
+    end: str | None = None
+    timezone: Zone = "UTC"
+    nulls: Literal["error", "ignore"] = "error"
+
+    @field_validator("start", "end")
+    @classmethod
+    def _moment(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                moment = datetime.fromisoformat(value)
+            except ValueError:
+                raise ValueError("write a date, 2026-01-31, or a date with a time, 2026-01-31T06:00") from None
+            if moment.tzinfo is not None:
+                raise ValueError("name the zone in timezone, not here")
+        return value
+
+
+class CursorWindows(_Counted):
+    """Windows appended in the order of a column that grows, such as `updated_at`: a row that changes comes again.
+
+    Attributes:
+        column: a timestamp, date or integer column with an index.
+        rows: rows a window; None derives it from the width of the rows.
+        lag: how far behind the present a window may end, so that transactions still open come in time: seconds, or
+            for an integer column units. It should be longer than the longest transaction that writes the table.
+        lookback: how far behind the frontier a cursor sensor has windows read again, for rows that come later still.
+        timezone: IANA name of the zone whose time a column without a zone holds.
+    """
+
+    type: Literal["cursor"] = "cursor"
+    column: str
+    rows: Annotated[int, Field(ge=1)] | None = None
+    lag: Annotated[int, Field(ge=0)] = 60
+    lookback: Annotated[int, Field(ge=0)] = 0
+    timezone: Zone = "UTC"
+
+
 class FullWindows(_Model):
-    """One window, read by one statement: for a table without a usable key, where its owner accepts a long query."""
+    """One window: for a table without a usable key.
+
+    PostgreSQL reads a table by ranges of its storage, a short statement each; everything else is one long statement,
+    which its owner accepts hereby.
+    """
 
     type: Literal["full"] = "full"
 
@@ -131,10 +227,18 @@ PartsFormat = Annotated[
     ),
 ]
 
+WINDOW_TYPES = ("keyset", "int_range", "time", "cursor", "full")
+
 Windows = Annotated[
-    Annotated[KeysetWindows, Tag("keyset")] | Annotated[FullWindows, Tag("full")],
+    Annotated[KeysetWindows, Tag("keyset")]
+    | Annotated[IntRangeWindows, Tag("int_range")]
+    | Annotated[TimeWindows, Tag("time")]
+    | Annotated[CursorWindows, Tag("cursor")]
+    | Annotated[FullWindows, Tag("full")],
     Discriminator(
-        _named("keyset"), custom_error_type="windows", custom_error_message="its type must be keyset or full"
+        _named("keyset"),
+        custom_error_type="windows",
+        custom_error_message=f"its type must be {', '.join(WINDOW_TYPES[:-1])} or {WINDOW_TYPES[-1]}",
     ),
 ]
 
@@ -158,6 +262,7 @@ class ExportConfig(_Model):
 
     Attributes:
         table: `schema.table`; parts with dots or quotes are written in double quotes.
+        query: a SELECT whose rows are exported in place of a table's; `table` is then what the export is called.
         windows: how the table is cut into windows.
         format: how parts are written.
         limits: how much a statement may ask.
@@ -166,6 +271,7 @@ class ExportConfig(_Model):
     """
 
     table: str
+    query: str | None = None
     windows: Windows = KeysetWindows()
     format: PartsFormat = ParquetFormat()
     limits: ReadLimits = ReadLimits()
@@ -180,6 +286,16 @@ class ExportConfig(_Model):
         except ConfigError as exc:
             raise ValueError(f"{exc.what} {exc.advice}") from None
         return value
+
+    @field_validator("query")
+    @classmethod
+    def _query(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        query = value.strip().rstrip(";").rstrip()
+        if not query:
+            raise ValueError("it is empty")
+        return query
 
     @property
     def type_choices(self) -> TypeChoices:

@@ -94,10 +94,17 @@ def schema_fingerprint(columns: Iterable[PlannedColumn]) -> str:
 
 
 class PlannedWindow(_Model):
-    """One planned window: its upper bound, and the rows that the walk counted."""
+    """One planned window.
+
+    Attributes:
+        hi: its upper bound, which may compare only the first columns of the key; empty for a whole table.
+        rows: rows that the walk counted, or that were estimated.
+        nulls: it has the rows whose first key column is NULL, and no bound.
+    """
 
     hi: tuple[str, ...]
     rows: int
+    nulls: bool = False
 
 
 class PlanSegment(Document):
@@ -108,11 +115,15 @@ class PlanSegment(Document):
         engine: the source's engine.
         generation: number of the plan that the segment belongs to.
         number: its place in the plan, from 1.
-        key: columns of the key, in the index's order.
+        mode: the type of its windows: `keyset`, `int_range`, `time`, `cursor` or `full`.
+        key: columns in whose order rows are read; windows may be bounded by the first few of them.
         columns: the table's columns, frozen.
         first_window: index of the first window of this segment.
         lo: lower bound of its first window; None for the first segment.
-        windows: upper bounds in order; each window begins where the one before it ends.
+        windows: upper bounds in order; each window begins where the one before it ends. Of slices of time there are
+            none, because they follow from their keys.
+        size: how many integers a window spans, of `int_range`.
+        work_id: the work that began this generation, where it was asked for; empty otherwise.
     """
 
     FORMAT: ClassVar[str] = "rivet.plan/1"
@@ -121,11 +132,14 @@ class PlanSegment(Document):
     engine: str
     generation: int
     number: int
+    mode: str = "keyset"
     key: tuple[str, ...]
     columns: tuple[PlannedColumn, ...]
     first_window: int
     lo: tuple[str, ...] | None
     windows: tuple[PlannedWindow, ...]
+    size: int | None = None
+    work_id: str = ""
 
 
 class Part(_Model):
@@ -187,9 +201,10 @@ class WindowManifest(Document):
         table: `schema.table`.
         key: the window's key.
         generation: its plan's number.
-        index: its place in the plan.
         lo: exclusive lower bound; None is open.
         hi: inclusive upper bound.
+        half_open: the other way round: `lo` is part of the window and `hi` is not.
+        nulls: it has the rows whose first key column is NULL, and no bounds.
         rows: rows in its parts.
         row_fingerprint: of its rows.
         schema_fingerprint: of names and types of its columns.
@@ -206,9 +221,10 @@ class WindowManifest(Document):
     table: str
     key: str
     generation: int
-    index: int
     lo: tuple[str, ...] | None
     hi: tuple[str, ...]
+    half_open: bool = False
+    nulls: bool = False
     rows: int
     row_fingerprint: str
     schema_fingerprint: str

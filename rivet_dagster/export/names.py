@@ -71,12 +71,16 @@ def window_key(generation: int, index: int) -> str:
     return f"g{generation}-w{index:06d}"
 
 
-def parse_window_key(key: str) -> tuple[int, int]:
-    """Generation and index from a window's key; ValueError for anything else."""
+def window_stem(key: str) -> str:
+    """What a window is called within its generation: `w000017`, or of a slice of time `t2026-01-31`."""
     match = _WINDOW_KEY.fullmatch(key)
-    if match is None:
-        raise ValueError(f"{key!r} is no window key")
-    return int(match[1]), int(match[2])
+    return f"w{match[2]}" if match else f"t{plain_name(key)}"
+
+
+def generation_of(key: str) -> int | None:
+    """The generation that a window's key names; None for a slice of time, whose key is the same in all."""
+    match = _WINDOW_KEY.fullmatch(key)
+    return int(match[1]) if match else None
 
 
 def plan_folder(generation: int) -> str:
@@ -94,9 +98,9 @@ def window_folder(generation: int) -> str:
     return f"g{generation}/windows"
 
 
-def window_path(generation: int, index: int) -> str:
+def window_path(generation: int, key: str) -> str:
     """Path of a window's manifest, whose write commits the window."""
-    return f"{window_folder(generation)}/w{index:06d}.json"
+    return f"{window_folder(generation)}/{window_stem(key)}.json"
 
 
 def data_folder(generation: int) -> str:
@@ -104,15 +108,15 @@ def data_folder(generation: int) -> str:
     return f"g{generation}/data"
 
 
-def part_folder(generation: int, index: int) -> str:
+def part_folder(generation: int, key: str) -> str:
     """Folder of a window's data files."""
-    return f"{data_folder(generation)}/w{index:06d}"
+    return f"{data_folder(generation)}/{window_stem(key)}"
 
 
-def part_path(generation: int, index: int, part: int, content_fingerprint: str, suffix: str) -> str:
+def part_path(generation: int, key: str, part: int, content_fingerprint: str, suffix: str) -> str:
     """Path of a data file: where it belongs and the first 16 digits of what it holds."""
     digits = content_fingerprint.rpartition(":")[2][:16]
-    return f"{part_folder(generation, index)}/part-{part:05d}-{digits}.{suffix}"
+    return f"{part_folder(generation, key)}/part-{part:05d}-{digits}.{suffix}"
 
 
 def seal_path(generation: int, seal_id: str) -> str:

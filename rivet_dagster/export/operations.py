@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from typing import TypeVar
 
 from rivet_dagster._memory import import_arrow
-from rivet_dagster.errors import PlanError, StoreError
-from rivet_dagster.export.config import ExportConfig
+from rivet_dagster.errors import PlanError, SourceError, StoreError
+from rivet_dagster.export.config import ExportConfig, TimeWindows
 from rivet_dagster.export.documents import ExportManifest, WorkMarker
 from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.names import WORK, table_folder
-from rivet_dagster.export.plan import Plan, Window, check_drift, extend_plan, load_plan, planned_key
+from rivet_dagster.export.plan import Plan, Window, check_drift, load_plan
+from rivet_dagster.export.planning import EXTEND, Wish, current_plan, describe, extend_plan, planned_key, preview_plan
 from rivet_dagster.export.retry import with_session
 from rivet_dagster.export.runner import WindowRun
 from rivet_dagster.export.schema import planned_columns
 from rivet_dagster.export.seal import seal_export
 from rivet_dagster.export.spool import spool_folder
+from rivet_dagster.export.upkeep import Ailing, drifted
 from rivet_dagster.export.warm import warm_kernels
 from rivet_dagster.export.window import ExportJob
 from rivet_dagster.sources import SourceLimits, open_source
-from rivet_dagster.sources.base import ServerFacts, Session, Source
+from rivet_dagster.sources.base import Key, KeyRange, ServerFacts, Session, Source, Table
 from rivet_dagster.stores import Store, open_store
+
+T = TypeVar("T")
 
 
 class TableExport:
@@ -61,27 +66,34 @@ class TableExport:
         self.server: ServerFacts | None = None
         self._spool_dir = spool_dir or os.environ.get("RIVET_SPOOL_DIR")
 
-    def plan(self) -> tuple[Plan, int]:
+    def plan(self, wish: Wish = EXTEND) -> tuple[Plan, int]:
         """Plan the rows beyond the frontier; gives the plan and how many windows were appended."""
-        planned = with_session(self.source, self.config.limits, self._plan)
+        planned = self._look(lambda session: extend_plan(self.source, session, self.config, self.store, wish))
         fault_point("after_plan_segment")
         return planned
 
-    def _plan(self, session: Session) -> tuple[Plan, int]:
-        self.server = session.facts()
-        return extend_plan(self.source, session, self.config, self.store)
+    def preview(self, wish: Wish = EXTEND) -> tuple[Plan, int]:
+        """What `plan` would give, without writing anything."""
+        return self._look(lambda session: preview_plan(self.source, session, self.config, self.store, wish))
 
-    def planned(self) -> Plan:
-        """The plan in the destination.
+    def _look(self, action: Callable[[Session], T]) -> T:
+        def with_facts(session: Session) -> T:
+            self.server = session.facts()
+            return action(session)
+
+        return with_session(self.source, self.config.limits, with_facts)
+
+    def planned(self, generation: int | None = None) -> Plan:
+        """The plan in the destination: the newest one, or that of a generation.
 
         Raises:
             PlanError: RIVET_PLAN_MISSING.
         """
-        plan = load_plan(self.store)
+        plan = current_plan(self.store) if generation is None else load_plan(self.store, generation)
         if plan is None:
             raise PlanError(
                 "RIVET_PLAN_MISSING",
-                f"{self.store.uri} holds no plan.",
+                f"{self.store.uri} holds no plan" + (f" of generation {generation}." if generation else "."),
                 "Run the plan asset first.",
                 fatal=True,
             )
@@ -94,9 +106,7 @@ class TableExport:
         Raises:
             DriftError: RIVET_SCHEMA_DRIFT, before anything is read.
         """
-        table = with_session(self.source, self.config.limits, lambda session: session.describe(*self.config.relation))
-        check_drift(plan, planned_columns(table, self.source.schema_of(table)))
-        key = planned_key(table, plan)
+        table, key = with_session(self.source, self.config.limits, lambda session: self._ready(session, plan))
         # Before the first snapshot opens: compiling takes seconds that the source should not wait for.
         warm_kernels(self.source, self.config.format.type)
         with spool_folder(self._spool_dir) as spool:
@@ -104,9 +114,39 @@ class TableExport:
             with WindowRun(self.source, job, windows, workers) as run:
                 yield run
 
-    def seal(self, plan: Plan) -> ExportManifest:
-        """Verify every window and write the seal."""
-        return seal_export(self.store, plan)
+    def _ready(self, session: Session, plan: Plan) -> tuple[Table, Key]:
+        """The table and its planned order, once it is sure that its rows can be read as planned."""
+        table = describe(session, self.config)
+        check_drift(plan, planned_columns(table, self.source.schema_of(table)))
+        key = planned_key(table, plan)
+        windows = self.config.windows
+        if isinstance(windows, TimeWindows) and windows.nulls == "error" and key.nullable:
+            _refuse_nulls(session, table, key)
+        return table, key
+
+    def drifted(self, plan: Plan, windows: Sequence[Window]) -> list[Ailing]:
+        """Which of these windows have another number of rows in the source now."""
+
+        def count(session: Session) -> list[Ailing]:
+            table = describe(session, self.config)
+            return list(drifted(session, table, planned_key(table, plan), self.store, plan, windows))
+
+        return with_session(self.source, self.config.limits, count)
+
+    def seal(self, plan: Plan, slices: Sequence[Window] = ()) -> ExportManifest:
+        """Verify every window and write the seal; `slices` are the windows of a plan that lists none."""
+        return seal_export(self.store, plan, slices)
+
+
+def _refuse_nulls(session: Session, table: Table, key: Key) -> None:
+    """No slice of time has the rows without a time."""
+    if session.count(table, key, KeyRange(None, None, nulls=True), 1):
+        raise SourceError(
+            "RIVET_WINDOW_UNCOVERED",
+            f"{table.label} has rows whose {key.columns[0]} is NULL, which are in no slice of time.",
+            "Correct them, or leave them out with nulls: ignore; keyset and cursor windows have one for such rows.",
+            fatal=True,
+        )
 
 
 def begin_work(store: Store, *, fresh: bool) -> tuple[str, bool]:

@@ -2,64 +2,47 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rivet_dagster.errors import ConfigError, DriftError, IntegrityError, PlanError
-from rivet_dagster.export.config import ExportConfig, FullWindows
-from rivet_dagster.export.documents import (
-    PlannedColumn,
-    PlannedWindow,
-    PlanSegment,
-    fingerprint_bytes,
-)
+from rivet_dagster.errors import DriftError, IntegrityError, PlanError
+from rivet_dagster.export.documents import PlannedColumn, PlannedWindow, PlanSegment, WindowManifest, fingerprint_bytes
 from rivet_dagster.export.names import plan_folder, segment_path, window_key
-from rivet_dagster.export.schema import planned_columns
-from rivet_dagster.sources.base import (
-    ASSUMED_ROW_BYTES,
-    NO_KEY,
-    Key,
-    KeyRange,
-    KeyText,
-    Session,
-    Source,
-    Table,
-    choose_key,
-)
+from rivet_dagster.sources.base import KeyRange, KeyText
 from rivet_dagster.stores.base import Store
 
-WINDOW_BYTES = 128 << 20
-SMALLEST_WINDOW_ROWS = 10_000
-LARGEST_WINDOW_ROWS = 5_000_000
-USUAL_WINDOWS = 2_000
-
-# One walk step reads index entries only, some million a second: these keep a step far below the page's second.
-_FIRST_STEP_ROWS = 10_000
-_LARGEST_STEP_ROWS = 200_000
-_STEP_SECONDS = 0.3
+# More than these make Dagster's pages slow.
+USUAL_LIMIT = 5_000
 
 
 @dataclass(frozen=True)
 class Window:
-    """One window of a plan: rows with `lo` < key <= `hi`.
+    """One window of a plan.
 
     Attributes:
         generation: the plan's number.
-        index: its place in the plan, from 0.
+        index: its place in the plan, from 0; of a slice of time 0.
         span: its bounds.
-        planned_rows: rows that the walk counted when it was planned.
+        planned_rows: rows that were counted or estimated when it was planned.
+        slice: the name of a slice of time; empty for a window that the plan lists.
     """
 
     generation: int
     index: int
     span: KeyRange
     planned_rows: int
+    slice: str = ""
 
     @property
     def key(self) -> str:
         """Its opaque name, which is its Dagster partition key too."""
-        return window_key(self.generation, self.index)
+        return self.slice or window_key(self.generation, self.index)
+
+    def has_bounds_of(self, manifest: WindowManifest) -> bool:
+        """Whether a manifest is of the rows that this window has."""
+        span = self.span
+        found = (manifest.key, manifest.lo, manifest.hi, manifest.half_open, manifest.nulls)
+        return found == (self.key, span.lo, span.hi or (), span.half_open, span.nulls)
 
 
 @dataclass(frozen=True)
@@ -83,12 +66,14 @@ class Plan:
         return self.head.generation
 
     @property
+    def mode(self) -> str:
+        """The type of its windows."""
+        return self.head.mode
+
+    @property
     def frontier(self) -> KeyText | None:
         """The greatest key that the plan covers; None for a plan without windows."""
-        for segment in reversed(self.segments):
-            if segment.windows:
-                return segment.windows[-1].hi
-        return None
+        return frontier_of(window for segment in self.segments for window in segment.windows)
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -97,14 +82,15 @@ class Plan:
         lo: KeyText | None = None
         for segment in self.segments:
             for planned in segment.windows:
-                found.append(Window(self.generation, len(found), KeyRange(lo, planned.hi), planned.rows))
-                lo = planned.hi
+                span = KeyRange(None, None, nulls=True) if planned.nulls else KeyRange(lo, planned.hi)
+                found.append(Window(self.generation, len(found), span, planned.rows))
+                lo = lo if planned.nulls else planned.hi
         return tuple(found)
 
     @property
     def fingerprint(self) -> str:
         """Fingerprint of what all windows of the plan share: key, columns, generation. Extending does not change it."""
-        shared = self.head.model_copy(update={"windows": ()})
+        shared = self.head.model_copy(update={"windows": (), "work_id": ""})
         return fingerprint_bytes(shared.to_bytes())
 
     def select(self, keys: Sequence[str]) -> tuple[Window, ...]:
@@ -126,8 +112,27 @@ class Plan:
         return found
 
 
-def load_plan(store: Store, generation: int = 1) -> Plan | None:
-    """The plan in a destination; None if nothing was planned there.
+def frontier_of(windows: Iterable[PlannedWindow]) -> KeyText | None:
+    """The greatest key of windows that follow one another; None where none has one."""
+    found = [window.hi for window in windows if not window.nulls]
+    return found[-1] if found else None
+
+
+def latest_generation(store: Store, since: int = 1) -> int | None:
+    """Number of the newest plan in a destination; None if nothing was planned there.
+
+    Args:
+        store: the export's folder.
+        since: a generation that is known to be there if any is: that of the seal in force, else the first.
+    """
+    found = None
+    while store.size(segment_path(since, 1)) is not None:
+        found, since = since, since + 1
+    return found
+
+
+def load_plan(store: Store, generation: int) -> Plan | None:
+    """The plan of one generation; None if there is none.
 
     Raises:
         IntegrityError: RIVET_PLAN_BROKEN where segments are missing or do not follow one another.
@@ -158,10 +163,11 @@ def _check_segments(plan: Plan, store: Store) -> None:
     windows = 0
     for number, segment in enumerate(plan.segments, start=1):
         follows = segment.number == number and segment.first_window == windows and segment.lo == lo
-        if not follows or segment.key != plan.head.key or segment.columns != plan.head.columns:
+        same = (segment.mode, segment.key, segment.columns) == (plan.mode, plan.head.key, plan.head.columns)
+        if not follows or not same:
             raise _broken(store.url(segment_path(plan.generation, number)), "it does not go on from the one before")
         windows += len(segment.windows)
-        lo = segment.windows[-1].hi if segment.windows else lo
+        lo = frontier_of(segment.windows) or lo
 
 
 def _broken(url: str, why: str) -> IntegrityError:
@@ -171,68 +177,6 @@ def _broken(url: str, why: str) -> IntegrityError:
         "Restore the object from a copy, or export the table to a new destination.",
         fatal=True,
     )
-
-
-def extend_plan(source: Source, session: Session, config: ExportConfig, store: Store) -> tuple[Plan, int]:
-    """Plan the rows beyond the frontier: all of them the first time.
-
-    Returns:
-        The plan, and how many windows were appended.
-
-    Raises:
-        SourceError: no such table, no usable key, columns whose types cannot be read.
-        PlanError: RIVET_PLAN_MISMATCH where another key is asked for than was planned;
-            RIVET_PLAN_TOO_MANY_WINDOWS.
-        ConfigError: RIVET_CONFIG_WINDOWS.
-        DriftError: RIVET_SCHEMA_DRIFT.
-    """
-    if isinstance(config.windows, FullWindows) and not source.reads_whole:
-        raise ConfigError(
-            "RIVET_CONFIG_WINDOWS",
-            f"Tables of {source.engine} cannot be read as a whole.",
-            "Use keyset windows.",
-            fatal=True,
-        )
-    table = session.describe(*config.relation)
-    columns = planned_columns(table, source.schema_of(table))
-    while True:
-        plan = load_plan(store)
-        key = _key(table, plan, config)
-        if plan is not None:
-            check_drift(plan, columns)
-        head = _head(plan, source, table, key, columns)
-        segment = _with_windows(head, session, table, key, config)
-        if plan is not None and not segment.windows:
-            return plan, 0
-        if store.create(segment_path(segment.generation, segment.number), segment.to_bytes()):
-            segments = (*plan.segments, segment) if plan else (segment,)
-            return Plan(segments), len(segment.windows)
-        # Another planner appended this segment first: go on from its frontier.
-
-
-def _key(table: Table, plan: Plan | None, config: ExportConfig) -> Key:
-    """The key to plan by; NO_KEY for a table that is read as a whole."""
-    windows = config.windows
-    asked = () if isinstance(windows, FullWindows) else windows.columns
-    if plan is None:
-        return NO_KEY if asked == () else choose_key(table, asked)
-    if asked is not None and asked != plan.head.key:
-        raise PlanError(
-            "RIVET_PLAN_MISMATCH",
-            f"{plan.head.table} is planned {_by(plan.head.key)}, not {_by(asked)}.",
-            "Ask for the planned key, or export to another destination.",
-            fatal=True,
-        )
-    return planned_key(table, plan)
-
-
-def planned_key(table: Table, plan: Plan) -> Key:
-    """The key that a plan goes by, as the table has it now; errors as in `choose_key`."""
-    return choose_key(table, plan.head.key) if plan.head.key else NO_KEY
-
-
-def _by(key: tuple[str, ...]) -> str:
-    return f"by ({', '.join(key)})" if key else "as a whole"
 
 
 def check_drift(plan: Plan, columns: tuple[PlannedColumn, ...]) -> None:
@@ -255,7 +199,7 @@ def check_drift(plan: Plan, columns: tuple[PlannedColumn, ...]) -> None:
     raise DriftError(
         "RIVET_SCHEMA_DRIFT",
         f"The columns of {plan.head.table} changed since it was planned: {'; '.join(changes) or 'their order'}.",
-        "Export the table to a new destination; the sealed export stays readable.",
+        "Plan the table anew (replan), which begins a generation beside this one; the sealed export stays readable.",
         fatal=True,
     )
 
@@ -265,80 +209,3 @@ def _words(column: PlannedColumn, other: PlannedColumn) -> str:
     declared = column.native_type + ("" if column.nullable else " NOT NULL")
     same = (column.native_type, column.nullable) == (other.native_type, other.nullable)
     return f"{declared} as {column.type}" if same else declared
-
-
-def _head(plan: Plan | None, source: Source, table: Table, key: Key, columns: tuple[PlannedColumn, ...]) -> PlanSegment:
-    """What the next segment says before windows are added to it."""
-    return PlanSegment(
-        table=table.label,
-        engine=source.engine,
-        generation=plan.generation if plan else 1,
-        number=len(plan.segments) + 1 if plan else 1,
-        key=key.columns,
-        columns=columns,
-        first_window=len(plan.windows) if plan else 0,
-        lo=plan.frontier if plan else None,
-        windows=(),
-    )
-
-
-def _with_windows(head: PlanSegment, session: Session, table: Table, key: Key, config: ExportConfig) -> PlanSegment:
-    """The segment with a window for every stretch of rows beyond its lower bound."""
-    if isinstance(config.windows, FullWindows):
-        # No bound: the window is the table, whatever comes to it later.
-        whole = PlannedWindow(hi=(), rows=table.estimated_rows or 0)
-        return head.model_copy(update={"windows": () if head.first_window else (whole,)})
-    rows = config.windows.rows or window_rows(table)
-    windows: list[PlannedWindow] = []
-    for hi, count in walk_windows(session, table, key, head.lo, rows):
-        windows.append(PlannedWindow(hi=hi, rows=count))
-        if head.first_window + len(windows) > config.windows.max_windows:
-            raise PlanError(
-                "RIVET_PLAN_TOO_MANY_WINDOWS",
-                f"{table.label} would have more than {config.windows.max_windows} windows of {rows} rows.",
-                "Ask for more rows a window, or raise max_windows.",
-                fatal=True,
-            )
-    return head.model_copy(update={"windows": tuple(windows)})
-
-
-def window_rows(table: Table) -> int:
-    """Rows a window for a table: about 128 MiB of rows, and for huge tables no more than about 2,000 windows."""
-    by_bytes = WINDOW_BYTES // max(table.average_row_bytes or ASSUMED_ROW_BYTES, 1)
-    by_count = (table.estimated_rows or 0) // USUAL_WINDOWS
-    return min(max(by_bytes, by_count, SMALLEST_WINDOW_ROWS), max(LARGEST_WINDOW_ROWS, by_count))
-
-
-def walk_windows(
-    session: Session, table: Table, key: Key, after: KeyText | None, rows: int
-) -> Iterator[tuple[KeyText, int]]:
-    """Walk the key's index once from `after` on; gives each window's upper bound and the rows counted.
-
-    Every step is a short statement of its own, relative to the key before it, so its cost does not grow with the
-    table. Rows that come and go meanwhile change the counts, never the tiling.
-    """
-    step_rows = _FIRST_STEP_ROWS
-    position, counted = after, 0
-    while True:
-        asked = min(step_rows, rows - counted)
-        began = time.monotonic()
-        step = session.walk(table, key, position, asked)
-        seconds = time.monotonic() - began
-        if step is None:
-            break
-        position, counted = step.key, counted + step.rows
-        if step.rows < asked:
-            break
-        if counted >= rows:
-            yield position, counted
-            counted = 0
-        if asked == step_rows:
-            step_rows = _next_step(step_rows, seconds)
-    if counted and position is not None:
-        yield position, counted
-
-
-def _next_step(rows: int, seconds: float) -> int:
-    if seconds > _STEP_SECONDS:
-        return max(rows // 2, 100)
-    return min(rows * 2, _LARGEST_STEP_ROWS) if seconds < _STEP_SECONDS / 4 else rows

@@ -176,7 +176,7 @@ class _Worker:
 
     def export(self, window: Window) -> WindowOutcome:
         """Export one window, trying again after failures that may pass."""
-        done = load_window(self._job.store, window.generation, window.index)
+        done = load_window(self._job.store, window.generation, window.key)
         if done is not None and is_same_work(done, self._job, window):
             return WindowOutcome(window, done, reused=True)
         limits = self._job.config.limits
@@ -223,8 +223,7 @@ def is_same_work(manifest: WindowManifest, job: ExportJob, window: Window) -> bo
     """Whether a committed window is the very one that this work would read."""
     return (
         manifest.work_id == job.work_id
-        and manifest.lo == window.span.lo
-        and manifest.hi == window.span.hi
+        and window.has_bounds_of(manifest)
         and manifest.table == job.table.label
         and all(format_of(part.path) is FORMATS[job.config.format.type] for part in manifest.parts)
     )

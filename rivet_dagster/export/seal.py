@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from rivet_dagster.errors import IntegrityError, PlanError
 from rivet_dagster.export.commit import load_window
@@ -18,15 +19,20 @@ from rivet_dagster.export.documents import (
 from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.fingerprint import Fingerprint
 from rivet_dagster.export.names import MANIFEST, SUCCESS, data_folder, seal_path
-from rivet_dagster.export.plan import Plan
+from rivet_dagster.export.plan import Plan, Window
 from rivet_dagster.formats import format_of
 from rivet_dagster.stores.base import Store
 
 _NAMED = 10
 
 
-def seal_export(store: Store, plan: Plan) -> ExportManifest:
+def seal_export(store: Store, plan: Plan, slices: Sequence[Window] = ()) -> ExportManifest:
     """Verify every window of a plan and write the seal.
+
+    Args:
+        store: the export's folder.
+        plan: the plan.
+        slices: the windows of a plan that lists none, in the order of time.
 
     Manifests are trusted, events are not: each window's must be there, with the plan's bounds and schema, and each
     part that it names must be stored with its size. Sealing equal windows again writes nothing.
@@ -35,8 +41,9 @@ def seal_export(store: Store, plan: Plan) -> ExportManifest:
         PlanError: RIVET_EXPORT_INCOMPLETE that names windows without a commit.
         IntegrityError: RIVET_WINDOW_MISMATCH, RIVET_SEAL_FORMATS, RIVET_PART_MISSING.
     """
-    manifests = _committed(store, plan)
-    _check_windows(plan, manifests)
+    windows = plan.windows or tuple(slices)
+    manifests = _committed(store, plan, windows)
+    _check_windows(plan, windows, manifests)
     _check_formats(plan, manifests)
     _check_parts(store, plan, manifests)
     manifest = _manifest(plan, manifests).identified()
@@ -73,9 +80,9 @@ def load_seal(store: Store) -> ExportManifest | None:
     return ExportManifest.from_bytes(data, store.url(MANIFEST))
 
 
-def _committed(store: Store, plan: Plan) -> list[WindowManifest]:
-    found = [load_window(store, plan.generation, window.index) for window in plan.windows]
-    missing = [window.key for window, manifest in zip(plan.windows, found, strict=True) if manifest is None]
+def _committed(store: Store, plan: Plan, windows: Sequence[Window]) -> list[WindowManifest]:
+    found = [load_window(store, plan.generation, window.key) for window in windows]
+    missing = [window.key for window, manifest in zip(windows, found, strict=True) if manifest is None]
     if missing:
         raise PlanError(
             "RIVET_EXPORT_INCOMPLETE",
@@ -85,13 +92,15 @@ def _committed(store: Store, plan: Plan) -> list[WindowManifest]:
     return [manifest for manifest in found if manifest is not None]
 
 
-def _check_windows(plan: Plan, manifests: Sequence[WindowManifest]) -> None:
+def _check_windows(plan: Plan, windows: Sequence[Window], manifests: Sequence[WindowManifest]) -> None:
     """Committed bounds must be the planned ones, which tile the key space, and columns the frozen ones."""
+    for before, window in pairwise(each for each in windows if not each.span.nulls):
+        assert before.span.hi == window.span.lo, f"windows {before.key} and {window.key} leave a gap"
     columns = schema_fingerprint(plan.head.columns)
     strange = [
         window.key
-        for window, manifest in zip(plan.windows, manifests, strict=True)
-        if (manifest.key, manifest.lo, manifest.hi) != (window.key, window.span.lo, window.span.hi)
+        for window, manifest in zip(windows, manifests, strict=True)
+        if not window.has_bounds_of(manifest)
         or manifest.schema_fingerprint != columns
         or manifest.rows != sum(part.rows for part in manifest.parts)
     ]

@@ -11,7 +11,7 @@ from rivet_dagster.errors import PlanError, RivetError
 from rivet_dagster.export.commit import load_window, stored_fingerprint
 from rivet_dagster.export.documents import ExportManifest, Part, SealedWindow
 from rivet_dagster.export.fingerprint import Fingerprint
-from rivet_dagster.export.names import MANIFEST, parse_window_key, plan_folder, window_path
+from rivet_dagster.export.names import MANIFEST, plan_folder, window_path
 from rivet_dagster.export.plan import Plan, load_plan
 from rivet_dagster.export.seal import load_seal
 from rivet_dagster.formats import format_of
@@ -107,6 +107,8 @@ def _plan_findings(store: Store, seal: ExportManifest) -> Iterator[Finding]:
     except RivetError as exc:
         yield Finding(exc.code, "", plan_folder(seal.generation), exc.what)
         return
+    if plan is not None and plan.mode == "time":
+        return  # its windows follow from their keys
     planned = [window.key for window in plan.windows] if plan else []
     sealed = [window.key for window in seal.windows]
     if planned[: len(sealed)] != sealed:
@@ -130,10 +132,9 @@ def _total_findings(seal: ExportManifest) -> Iterator[Finding]:
 
 def _manifest_findings(store: Store, seal: ExportManifest, window: SealedWindow) -> Iterator[Finding]:
     """A window may have been exported again since; its manifest must still be one of the window."""
-    _, index = parse_window_key(window.key)
-    path = window_path(seal.generation, index)
+    path = window_path(seal.generation, window.key)
     try:
-        manifest = load_window(store, seal.generation, index)
+        manifest = load_window(store, seal.generation, window.key)
     except RivetError as exc:
         yield Finding(exc.code, window.key, path, exc.what)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,12 @@ from rivet_dagster.export.commit import SpooledPart, commit_window, spooled
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.documents import ReadStatistics, Replacement, WindowManifest, schema_fingerprint
 from rivet_dagster.export.faults import fault_point
+from rivet_dagster.export.names import window_stem
 from rivet_dagster.export.plan import Window
 from rivet_dagster.export.schema import planned_columns
 from rivet_dagster.export.servo import PageServo
 from rivet_dagster.formats import FORMATS, PartWriter
-from rivet_dagster.sources.base import BatchLimits, Key, KeyRange, Page, Session, Table, WindowReader
+from rivet_dagster.sources.base import BatchLimits, Key, Page, Session, Table, WindowReader
 from rivet_dagster.stores.base import Store
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Tally:
     longest: float = 0.0
 
     def add(self, page: Page) -> None:
-        self.pages += page.rows > 0
+        self.pages += page.rows > 0 or page.running_s > 0
         self.wire_bytes += page.wire_bytes
         self.largest = max(self.largest, page.wire_bytes)
         self.longest = max(self.longest, page.seconds, page.running_s)
@@ -158,7 +159,7 @@ def export_window(
         limits = BatchLimits(wire_bytes=job.config.format.row_group_bytes)
         with session.open_window(job.table, job.key, limits) as reader:
             opened = time.monotonic()
-            parts = PartFiles(job, window.key, RowHasher(reader.schema))
+            parts = PartFiles(job, window_stem(window.key), RowHasher(reader.schema))
             cleanup.callback(parts.discard)
             _read_pages(reader, window, servo, parts, tally, stopped)
             held = time.monotonic() - opened
@@ -174,9 +175,10 @@ def export_window(
             table=job.table.label,
             key=window.key,
             generation=window.generation,
-            index=window.index,
             lo=window.span.lo,
             hi=window.span.hi or (),
+            half_open=window.span.half_open,
+            nulls=window.span.nulls,
             rows=found.rows,
             row_fingerprint=str(found),
             schema_fingerprint=schema_fingerprint(planned_columns(job.table, reader.schema)),
@@ -206,8 +208,8 @@ def _read_pages(
     tally: _Tally,
     stopped: Callable[[], bool],
 ) -> None:
-    """Read page after page until one comes back short, which proves the window's end."""
-    after = window.span.lo
+    """Read page after page until one says that it ends the window."""
+    span = window.span
     limit_s = parts.job.config.limits.snapshot_s
     opened = time.monotonic()
     while True:
@@ -220,14 +222,14 @@ def _read_pages(
                 "Plan fewer rows a window in another destination, or raise snapshot_s.",
             )
         asked = servo.rows
-        page = reader.read_page(KeyRange(after, window.span.hi), asked)
+        page = reader.read_page(span, asked)
         tally.add(page)
         servo.observe(asked, page.rows, page.wire_bytes, page.seconds)
         parts.extend(reader.decode_page())
         fault_point("after_page", window.key)
-        if page.rows < asked:
+        if page.ended:
             return
-        after = reader.last_key()
+        span = replace(span, after=reader.last_key())
 
 
 def dropped(window: Window) -> InterruptedExport:

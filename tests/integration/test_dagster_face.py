@@ -409,6 +409,7 @@ def test_the_launchpad_shows_what_can_be_said() -> None:
     assert {name: (field.is_required, field.default_value) for name, field in fields.items()} == {
         "workers": (False, None),
         "fresh": (False, False),
+        "replan": (False, False),
     }
     assert all(len(field.description or "") > 50 for field in fields.values())
     assert set(RivetRunConfig.model_fields) == set(fields)

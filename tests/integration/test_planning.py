@@ -72,7 +72,7 @@ def test_two_planners_at_once_append_each_row_once(dsn: str, numbers: Sql, lake:
     export.store.create = racing  # type: ignore[method-assign]
     plan, appended = export.plan()
     assert appended == 0
-    assert plan == raced[0][0] == load_plan(export.store)
+    assert plan == raced[0][0] == load_plan(export.store, 1)
 
 
 def test_another_key_than_the_planned_one_is_refused(dsn: str, numbers: Sql, lake: Path) -> None:
@@ -99,13 +99,13 @@ def test_a_segment_that_was_lost_or_edited_stops_everything(dsn: str, numbers: S
     content = first.read_bytes()
     first.write_bytes(content.replace(b'"99"', b'"98"', 1).replace(b'"333"', b'"332"'))
     with pytest.raises(IntegrityError, match="does not go on"):
-        load_plan(export.store)
+        load_plan(export.store, 1)
     first.unlink()
     with pytest.raises(IntegrityError, match="missing"):
-        load_plan(export.store)
+        load_plan(export.store, 1)
     first.write_bytes(content.replace(b"rivet.plan/1", b"rivet.plan/9"))
     with pytest.raises(IntegrityError, match="RIVET_DOCUMENT_INVALID"):
-        load_plan(export.store)
+        load_plan(export.store, 1)
 
 
 def test_window_sizes_follow_the_width_of_rows(dsn: str, sql: Sql, lake: Path) -> None:
