@@ -15,6 +15,7 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from pydantic import BaseModel, Field, ValidationError
 
 from rivet_dagster.assets import build_rivet_assets
+from rivet_dagster.automation import Automation, build_rivet_automation
 from rivet_dagster.errors import ConfigError
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.names import plain_name
@@ -131,6 +132,22 @@ def _exports(context: dg.ResolutionContext, value: Any) -> list[ExportConfig]:
     return [_export(context.at_path(index), each) for index, each in enumerate(exports)]
 
 
+def export_options(context: dg.ResolutionContext, values: Any) -> dict[str, Any]:
+    """What is said of exports whose tables are not known yet, with its templates filled in.
+
+    Raises:
+        DeclarationError: RIVET_CONFIG_INVALID with the line and field at fault.
+    """
+    found = _rendered(context, values or {})
+    if not isinstance(found, dict) or "table" in found:
+        raise _refused(context, [((), "this is a mapping of fields that all exports have, without a table")])
+    try:
+        ExportConfig.model_validate({**found, "table": "any.table"})
+    except ValidationError as exc:
+        raise _refused(context, _faults(exc)) from None
+    return found
+
+
 def _export(context: dg.ResolutionContext, values: Any) -> ExportConfig:
     if isinstance(values, ExportConfig):  # out of a template variable
         return values
@@ -160,6 +177,16 @@ def _op(context: dg.ResolutionContext, model: Any) -> OpSpec:
     return op
 
 
+def _automation(context: dg.ResolutionContext, values: Any) -> Automation | None:
+    if values is None or isinstance(values, Automation):
+        return values
+    plain = values.model_dump(exclude_unset=True) if isinstance(values, BaseModel) else values
+    try:
+        return Automation.model_validate(_rendered(context, plain))
+    except ValidationError as exc:
+        raise _refused(context, _faults(exc)) from None
+
+
 def _template_names(data: RivetTranslatorData) -> Mapping[str, Any]:
     # As in the usual asset keys: every key and tag may hold them.
     schema, table = (plain_name(part) for part in data.config.relation)
@@ -169,14 +196,31 @@ def _template_names(data: RivetTranslatorData) -> Mapping[str, Any]:
 _TRANSLATION = TranslationFnResolver[RivetTranslatorData](_template_names)
 
 
-class _ExportSchema:
-    """Gives exports their JSON schema, which editors and `dg check yaml` read; they are checked when they load."""
+@dataclass(frozen=True)
+class ExportsSchema:
+    """Gives exports their JSON schema, which editors and `dg check yaml` read; they are checked when they load.
+
+    Attributes:
+        without: a field that these exports have not got.
+    """
+
+    without: str = ""
 
     def __get_pydantic_json_schema__(self, *_: Any) -> _Schema:
         schema = _inlined(ExportConfig.model_json_schema())
-        exact = {name: _exact(each) for name, each in schema["properties"].items()}
-        exact["translation"] = _or_template(_inlined(dg.AssetAttributesModel.model_json_schema()), "null")
-        return {**schema, "properties": exact}
+        exact = {name: _exact(each) for name, each in schema["properties"].items() if name != self.without}
+        if not self.without:
+            exact["translation"] = _or_template(_inlined(dg.AssetAttributesModel.model_json_schema()), "null")
+        required = [name for name in schema.get("required", []) if name != self.without]
+        return {**schema, "properties": exact, "required": required}
+
+
+class _AutomationSchema:
+    """Gives automation its JSON schema, as `_ExportSchema` does exports."""
+
+    def __get_pydantic_json_schema__(self, *_: Any) -> _Schema:
+        schema = _inlined(Automation.model_json_schema())
+        return {**schema, "properties": {name: _exact(each) for name, each in schema["properties"].items()}}
 
 
 def _inlined(schema: _Schema) -> _Schema:
@@ -225,15 +269,15 @@ def _exact(schema: _Schema) -> _Schema:
 
 
 @cache
-def _with_exact_schema(model: type[BaseModel]) -> type[BaseModel]:
+def with_exact_schema(model: type[BaseModel]) -> type[BaseModel]:
     """The model with a JSON schema whose errors name the innermost field at fault."""
 
     class Exact(model, title=model.__name__):  # type: ignore[misc, valid-type, call-arg]
         @classmethod
         def model_json_schema(cls, *args: Any, **options: Any) -> _Schema:
             schema = cast(_Schema, super().model_json_schema(*args, **options))
-            for name in ("workers", "exports", "translation", "op"):
-                field = schema["properties"][name]
+            for name in ("workers", "exports", "export", "translation", "op", "automation"):
+                field = schema["properties"].get(name, {})
                 kinds = field.get("anyOf", [])
                 rest = [each for each in kinds if each.get("type") not in {"string", "null"}]
                 if len(rest) == 1:
@@ -242,6 +286,68 @@ def _with_exact_schema(model: type[BaseModel]) -> type[BaseModel]:
             return schema
 
     return Exact
+
+
+# Fields that components share.
+SourceField = Annotated[
+    str,
+    dg.Resolver(
+        _source,
+        model_field_type=str,
+        inject_before_resolve=False,
+        description="Address of the database. An address with a password in it is refused: give it as "
+        "an environment variable.",
+        examples=["{{ env.PG_DSN }}"],
+    ),
+]
+DestinationField = Annotated[
+    str,
+    dg.Resolver(
+        _setting,
+        model_field_type=str,
+        inject_before_resolve=False,
+        description="Folder or address below which every table gets a folder.",
+        examples=["{{ env.LAKE }}", "/data/lake"],
+    ),
+]
+WorkersField = Annotated[
+    int,
+    dg.Resolver(
+        _workers,
+        model_field_type=int,
+        inject_before_resolve=False,
+        description="Connections that read windows at the same time.",
+    ),
+]
+SpoolField = Annotated[
+    str | None,
+    dg.Resolver(
+        lambda context, value: None if value is None else _setting(context, value),
+        model_field_type=str | None,
+        inject_before_resolve=False,
+        description="Local folder for parts that are being written; the temporary folder by default.",
+    ),
+]
+TranslationField = Annotated[TranslationFn[RivetTranslatorData], _TRANSLATION]
+OpField = Annotated[
+    OpSpec | None,
+    dg.Resolver(
+        _op,
+        model_field_type=OpSpec.model() | None,
+        description="Pool and tags of the ops that read from the source, and how many windows a run takes.",
+        examples=[{"pool": "pg", "backfill_policy": {"type": "multi_run", "max_partitions_per_run": 100}}],
+    ),
+]
+AutomationField = Annotated[
+    "Automation | None",  # in quotes, as above
+    dg.Resolver(
+        _automation,
+        model_field_type=Annotated[Any, _AutomationSchema()] | None,
+        inject_before_resolve=False,
+        description="Sensors for new rows and for windows to read again, schedules for slices of time.",
+        examples=[{"extend": {"minimum_rows": 100000}, "reload": {"drifted_windows": 5}}],
+    ),
+]
 
 
 @dg.scaffold_with(RivetExportScaffolder)
@@ -265,65 +371,23 @@ class RivetExportComponent(dg.Component, dg.Resolvable):
                 - table: public.orders
     """
 
-    source: Annotated[
-        str,
-        dg.Resolver(
-            _source,
-            model_field_type=str,
-            inject_before_resolve=False,
-            description="Address of the database. An address with a password in it is refused: give it as "
-            "an environment variable.",
-            examples=["{{ env.PG_DSN }}"],
-        ),
-    ]
-    destination: Annotated[
-        str,
-        dg.Resolver(
-            _setting,
-            model_field_type=str,
-            inject_before_resolve=False,
-            description="Folder or address below which every table gets a folder.",
-            examples=["{{ env.LAKE }}", "/data/lake"],
-        ),
-    ]
+    source: SourceField
+    destination: DestinationField
     exports: Annotated[
         Sequence["ExportConfig"],  # in quotes: Dagster would look into it, and does not know models like these
         dg.Resolver(
             _exports,
-            model_field_type=list[Annotated[Any, _ExportSchema()]],
+            model_field_type=list[Annotated[Any, ExportsSchema()]],
             inject_before_resolve=False,
             description="The tables, each with its windows, format, limits, columns and translation.",
             examples=[[{"table": "public.orders", "windows": {"rows": 500000}}]],
         ),
     ]
-    workers: Annotated[
-        int,
-        dg.Resolver(
-            _workers,
-            model_field_type=int,
-            inject_before_resolve=False,
-            description="Connections that read windows at the same time.",
-        ),
-    ] = 2
-    spool_dir: Annotated[
-        str | None,
-        dg.Resolver(
-            lambda context, value: None if value is None else _setting(context, value),
-            model_field_type=str | None,
-            inject_before_resolve=False,
-            description="Local folder for parts that are being written; the temporary folder by default.",
-        ),
-    ] = None
-    translation: Annotated[TranslationFn[RivetTranslatorData], _TRANSLATION] | None = None
-    op: Annotated[
-        OpSpec | None,
-        dg.Resolver(
-            _op,
-            model_field_type=OpSpec.model() | None,
-            description="Pool and tags of the ops that read from the source, and how many windows a run takes.",
-            examples=[{"pool": "pg", "backfill_policy": {"type": "multi_run", "max_partitions_per_run": 100}}],
-        ),
-    ] = None
+    workers: WorkersField = 2
+    spool_dir: SpoolField = None
+    translation: TranslationField | None = None
+    op: OpField = None
+    automation: AutomationField = None
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
@@ -335,7 +399,7 @@ class RivetExportComponent(dg.Component, dg.Resolvable):
     @classmethod
     def model(cls) -> type[BaseModel]:
         """Model of the attributes in YAML."""
-        return _with_exact_schema(super().model())
+        return with_exact_schema(super().model())
 
     def get_asset_spec(self, data: RivetTranslatorData) -> dg.AssetSpec:
         """Spec of one asset, after the translations of the component and of the export.
@@ -368,11 +432,12 @@ class RivetExportComponent(dg.Component, dg.Resolvable):
         resource = RivetResource(
             source=self.source, destination=self.destination, workers=self.workers, spool_dir=self.spool_dir
         )
-        return dg.Definitions(
+        translator = _ComponentTranslator(self)
+        defs = dg.Definitions(
             assets=build_rivet_assets(
                 *self.exports,
                 resource_key=key,
-                translator=_ComponentTranslator(self),
+                translator=translator,
                 pool=op.pool,
                 op_tags=op.tags,
                 backfill_policy=op.backfill_policy,
@@ -380,6 +445,12 @@ class RivetExportComponent(dg.Component, dg.Resolvable):
             ),
             resources={key: resource},
         )
+        if self.automation is None:
+            return defs
+        automation = build_rivet_automation(
+            self.exports, self.automation, name=key, resource_key=key, translator=translator
+        )
+        return dg.Definitions.merge(defs, automation)
 
 
 class _ComponentTranslator(DagsterRivetTranslator):

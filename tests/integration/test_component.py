@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
-import uuid
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +16,11 @@ import pytest
 import yaml
 from dagster._core.remote_representation.external_data import RepositorySnap
 from jsonschema import Draft202012Validator
-from pydantic import PydanticDeprecatedSince20
 
 from rivet_dagster import ExportConfig, KeysetWindows, RivetError, RivetExportComponent, RivetResource
 from rivet_dagster.component import TranslatedExport
 from rivet_dagster.translator import RivetTranslatorData
+from tests.support.dg_project import Project
 from tests.support.readers import exported_rows, sealed, source_rows
 
 Sql = Callable[[str], list[tuple[Any, ...]]]
@@ -32,74 +28,6 @@ Sql = Callable[[str], list[tuple[Any, ...]]]
 TYPE = "rivet_dagster.RivetExportComponent"
 PAGE = (Path(__file__).parents[2] / "docs/how-to/declare-in-yaml.md").read_text()
 DECLARATIONS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without the warnings that Dagster's loader of components gives of its own code."""
-    with warnings.catch_warnings():
-        for category in (dg.PreviewWarning, dg.BetaWarning, PydanticDeprecatedSince20):
-            warnings.simplefilter("ignore", category)
-        yield
-
-
-class Project:
-    """A project as `create-dagster` lays it out, and what a user does in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        # Modules stay loaded from test to test, so each project has a module of its own.
-        self.module = f"shop_{uuid.uuid4().hex}"
-        self.defs = root / "src" / self.module / "defs"
-        self.defs.mkdir(parents=True)
-        (root / "home").mkdir()
-        (root / "home/dagster.yaml").write_text("telemetry: {enabled: false}\n")
-        (root / "pyproject.toml").write_text(
-            f'[project]\nname = "shop"\nversion = "1"\n\n[tool.dg]\ndirectory_type = "project"\n\n'
-            f'[tool.dg.project]\nroot_module = "{self.module}"\n'
-        )
-        (self.defs.parent / "__init__.py").touch()
-        (self.defs.parent / "definitions.py").write_text(
-            "from pathlib import Path\n\nimport dagster as dg\n\n\n"
-            "@dg.definitions\ndef defs():\n"
-            "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
-        )
-
-    def dg(self, *arguments: str, fails: bool = False, **variables: str) -> str:
-        """Everything that a `dg` command printed."""
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.root / "home"),
-            "DAGSTER_HOME": str(self.root / "home"),
-            "PYTHONPATH": str(self.root / "src"),
-            **variables,
-        }
-        command = [str(Path(sys.executable).with_name("dg")), *arguments]
-        done = subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert (done.returncode != 0) == fails, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def declare(self, text: str, name: str = "lake") -> Path:
-        folder = self.defs / name
-        folder.mkdir(exist_ok=True)
-        (folder / "defs.yaml").write_text(text)
-        return folder / "defs.yaml"
-
-    def load(self) -> dg.Definitions:
-        """The project's definitions, as a code location loads them."""
-        with quietly():
-            return dg.ComponentTree.for_project(self.root).build_defs()
-
-    def component(self) -> RivetExportComponent:
-        """What the only declaration was read as."""
-        with quietly():
-            (found,) = dg.ComponentTree.for_project(self.root).get_all_components(of_type=RivetExportComponent)
-        return found
-
-    def specs(self) -> dict[str, dg.AssetSpec]:
-        return {spec.key.to_user_string(): spec for spec in self.load().resolve_all_asset_specs()}
 
 
 @pytest.fixture
@@ -210,7 +138,11 @@ attributes:
         (5, "attributes.workers", "'many' is not of type 'integer'"),
         (6, "attributes.op.poool", unexpected.format("poool")),
         (7, "attributes.translation.group", unexpected.format("group")),
-        (10, "attributes.exports.0.windows.type", "'hourly' is not one of ['keyset', 'full']"),
+        (
+            10,
+            "attributes.exports.0.windows.type",
+            "'hourly' is not one of ['keyset', 'int_range', 'time', 'cursor', 'full']",
+        ),
         (
             12,
             "attributes.exports.0.format.compression",
@@ -233,7 +165,7 @@ def test_check_yaml_looks_at_one_component_of_a_type(project: Project) -> None:
     wrong = declaration("[{table: s.a, windows: {type: hourly}}]")
     project.declare(f"{wrong}---\n{declaration()}")
     assert "validated successfully" in project.dg("check", "yaml")
-    assert "its type must be keyset or full" in str(reason(project))
+    assert "its type must be keyset, int_range, time, cursor or full" in str(reason(project))
 
 
 def test_check_defs_names_a_missing_variable(project: Project) -> None:
@@ -278,7 +210,7 @@ def test_a_source_that_holds_a_secret_or_nothing_is_refused(project: Project, so
     [
         ("[{table: orders}]", "5 - attributes.exports.0.table", "'orders' is no table name"),
         ("[{table: s.a}, {}]", "5 - attributes.exports.1.table", "Field required"),
-        ("[{table: s.a, windows: {type: hourly}}]", "5 - attributes.exports.0.windows", "keyset or full"),
+        ("[{table: s.a, windows: {type: hourly}}]", "5 - attributes.exports.0.windows", "cursor or full"),
         (
             "\n    - table: s.a\n      format:\n        type: csv\n        compression: lz4",
             "9 - attributes.exports.0.format.compression",
