@@ -17,6 +17,8 @@ RETRY_TAGS = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry", "dagst
 _INPUT_DATA_VERSION = "dagster/input_data_version"
 _INPUT_EVENT_POINTER = "dagster/input_event_pointer"
 
+_AUTOMATED = "dagster/from_automation_condition"
+
 
 def provenance_tags(upstream: dg.AssetKey, data_version: str) -> dict[str, str]:
     """Tags that say: made from this version of `upstream`, whichever of its events brought it."""
@@ -55,3 +57,17 @@ def delete_partitions(instance: dg.DagsterInstance, name: str, keys: Sequence[st
     chosen = (table.c.partitions_def_name == name) & table.c.partition.in_(list(keys))
     with storage.index_connection() as connection:
         connection.execute(table.delete().where(chosen))
+
+
+def is_automated(context: dg.AssetExecutionContext) -> bool:
+    """Whether an automation condition asked for the run, and nobody in person."""
+    return _AUTOMATED in context.run.tags
+
+
+def awaited_partitions(instance: dg.DagsterInstance, asset: dg.AssetKey) -> set[str]:
+    """Partitions that a run was to materialize and has not since: it runs still, failed there, or was terminated."""
+    from dagster import DagsterEventType  # noqa: PLC0415
+
+    planned = instance.get_latest_storage_id_by_partition(asset, DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+    made = instance.get_latest_storage_id_by_partition(asset, DagsterEventType.ASSET_MATERIALIZATION)
+    return {partition for partition, event in planned.items() if event > made.get(partition, 0)}

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -257,7 +257,7 @@ class _Builder:
         return [
             *([self._plan(config, specs.plan, specs.keys)] if specs.plan else []),
             self._table(specs.table, body, name),
-            self._complete(config, specs.complete),
+            self._complete(config, specs.complete, specs.keys),
         ]
 
     def _resource(self, context: dg.AssetExecutionContext) -> RivetResource:
@@ -288,10 +288,14 @@ class _Builder:
         )
         return decorate(body or table)
 
-    def _complete(self, config: ExportConfig, spec: dg.AssetSpec) -> dg.AssetsDefinition:
-        @dg.multi_asset(name=_op_name(spec.key), specs=[spec], required_resource_keys={self._resource_key})
-        def complete(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-            return self._resource(context).complete(context, config)
+    def _complete(self, export: ExportConfig, spec: dg.AssetSpec, keys: ExportKeys) -> dg.AssetsDefinition:
+        @dg.multi_asset(
+            name=_op_name(spec.key),
+            specs=[spec.replace_attributes(skippable=True)],
+            required_resource_keys={self._resource_key},
+        )
+        def complete(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+            yield from self._resource(context).complete(context, export, keys)
 
         return complete
 

@@ -9,7 +9,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from rivet_dagster._compat import provenance_tags, replan_id_of, work_id_of
+from rivet_dagster._compat import awaited_partitions, is_automated, provenance_tags, replan_id_of, work_id_of
+from rivet_dagster._interrupts import uninterrupted
 from rivet_dagster.errors import ConfigError, InterruptedExport, RivetError
 from rivet_dagster.export.config import ExportConfig, TimeWindows
 from rivet_dagster.export.faults import fault_point
@@ -203,15 +204,31 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         plan = export.planned(generation_of(keys[0]))
         return plan, plan.select(keys)
 
-    def complete(self, context: dg.AssetExecutionContext, config: ExportConfig) -> dg.MaterializeResult[None]:
-        """Verify every window of a table and write the seal."""
+    def complete(
+        self, context: dg.AssetExecutionContext, config: ExportConfig, keys: ExportKeys
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        """Verify every window of a table and write the seal.
+
+        A run that Dagster's automation has asked for seals nothing, and gives nothing, while a window is requested
+        that was not read since, as after a re-export that was terminated half-way. A run that somebody launches does.
+        """
         with _explained():
             export = self.open(config)
             plan = export.planned()
             windows = config.windows
-            seal = export.seal(plan, slices_of(plan, windows) if isinstance(windows, TimeWindows) else ())
+            slices = slices_of(plan, windows) if isinstance(windows, TimeWindows) else []
+        expected = {window.key for window in plan.windows or slices}
+        awaited = sorted(expected & awaited_partitions(context.instance, keys.table))
+        if awaited and is_automated(context):
+            context.log.warning(
+                f"Not sealed: {len(awaited)} windows were requested and not read since: {named(awaited)}. Export them "
+                "(re-execute their run from failure), or launch this asset to seal what is there."
+            )
+            return
+        with _explained():
+            seal = export.seal(plan, slices)
         context.log.info(f"Sealed {seal.rows} rows in {len(seal.windows)} windows as {seal.seal_id}")
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata=seal_metadata(export.store, seal), data_version=dg.DataVersion(seal.row_fingerprint)
         )
 
@@ -229,6 +246,7 @@ class _Reporter:
     ) -> None:
         self.failed: list[WindowOutcome] = []
         self.exported = ExportedWindows()
+        self._reported: set[str] = set()
         self._context = context
         self._key = table.key
         self._store = export.store
@@ -239,15 +257,21 @@ class _Reporter:
     def __call__(self, outcome: WindowOutcome) -> None:
         """Log a materialization for a committed window, or remember one that failed."""
         key = outcome.window.key
+        if key in self._reported:
+            return
         if isinstance(outcome.error, InterruptedExport):
             self._context.log.info(f"Window {key} was dropped, because the run is being stopped")
             return
         if outcome.error is not None:
             self.failed.append(outcome)
+            self._reported.add(key)
             self._context.log.error(f"Window {key} failed. {outcome.error}")
             return
         fault_point("before_event", key)
-        self._context.log_event(window_event(self._key, self._store, outcome, self._tags))
+        # Interrupted in here, a committed window would not be reported, or twice.
+        with uninterrupted():
+            self._context.log_event(window_event(self._key, self._store, outcome, self._tags))
+            self._reported.add(key)
         self.exported = self.exported.plus(outcome)
         fault_point("after_event", key)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -61,8 +60,7 @@ class WindowRun:
         self._sessions: set[Session] = set()
         self._fatal: RivetError | None = None
         workers = min(workers, len(windows))
-        self._outcomes: queue.Queue[WindowOutcome] = queue.Queue(maxsize=max(workers, 1))
-        self._left: list[WindowOutcome] = []
+        self._outcomes = _Outcomes(max(workers, 1))
         self._threads = [
             threading.Thread(target=self._work, name=f"rivet-{number}", daemon=True) for number in range(workers)
         ]
@@ -77,13 +75,15 @@ class WindowRun:
 
     def __iter__(self) -> Iterator[WindowOutcome]:
         for _ in range(self._expected):
-            yield self._outcomes.get()
+            yield self._outcomes.first()
+            self._outcomes.drop_first()
 
     def stop(self) -> list[WindowOutcome]:
         """No new window begins, running statements are cancelled on the server, threads are joined.
 
         Returns:
-            Outcomes that nobody took: windows among them may be committed and should be reported still.
+            Outcomes that nobody took, and the one that was being looked at when the iteration was left: windows
+            among them may be committed and should be reported still.
         """
         self._stop.set()
         with self._lock:
@@ -92,27 +92,15 @@ class WindowRun:
             session.cancel()
         for thread in self._threads:
             thread.join(_JOIN_SECONDS)
-        while not self._outcomes.empty():
-            self._left.append(self._outcomes.get())
-        return self._left
+        return self._outcomes.left()
 
     def _work(self) -> None:
         worker = _Worker(self._source, self._job, self)
         try:
             while not self._stop.is_set() and (window := self._next()) is not None:
-                self._hand_over(self._outcome(worker, window))
+                self._outcomes.add(self._outcome(worker, window), self._stop)
         finally:
             worker.disconnect()
-
-    def _hand_over(self, outcome: WindowOutcome) -> None:
-        while not self._stop.is_set():
-            try:
-                return self._outcomes.put(outcome, timeout=_LOOK_SECONDS)
-            except queue.Full:
-                continue
-        with self._lock:
-            self._left.append(outcome)
-        return None
 
     def _next(self) -> Window | None:
         try:
@@ -156,6 +144,44 @@ class WindowRun:
         """The session is about to be closed."""
         with self._lock:
             self._sessions.discard(session)
+
+
+class _Outcomes:
+    """Outcomes on their way from workers to whoever iterates over the run.
+
+    One is dropped only when the next one is asked for: whoever is interrupted while looking at it finds it again.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room + 1  # one is being looked at
+        self._waiting: deque[WindowOutcome] = deque()
+        self._changed = threading.Condition()
+
+    def add(self, outcome: WindowOutcome, stopped: threading.Event) -> None:
+        """Add one as soon as there is room, or at once after a stop."""
+        with self._changed:
+            while len(self._waiting) >= self._room and not stopped.is_set():
+                self._changed.wait(_LOOK_SECONDS)
+            self._waiting.append(outcome)
+            self._changed.notify_all()
+
+    def first(self) -> WindowOutcome:
+        """The oldest one; waits until there is one."""
+        with self._changed:
+            while not self._waiting:
+                self._changed.wait()
+            return self._waiting[0]
+
+    def drop_first(self) -> None:
+        """Forget the oldest one."""
+        with self._changed:
+            self._waiting.popleft()
+            self._changed.notify_all()
+
+    def left(self) -> list[WindowOutcome]:
+        """All that were not dropped."""
+        with self._changed:
+            return list(self._waiting)
 
 
 class _Worker:

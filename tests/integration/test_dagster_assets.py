@@ -202,3 +202,36 @@ def test_specs_tell_what_the_assets_are() -> None:
     assert spec.skippable
     assert spec.code_version
     assert spec.group_name == "lake"
+
+
+def test_automation_does_not_seal_a_re_export_that_stopped_midway(
+    location: Location, sql: Sql, lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location.materialize("plan")
+    assert location.export().success
+    automated = {"dagster/from_automation_condition": "true"}
+    first = location.materialize("complete", tags=automated)
+    assert len(first.get_asset_materialization_events()) == 1
+    before = sealed(lake / "public.orders")
+
+    sql("UPDATE public.orders SET note = 'changed'")
+    monkeypatch.setenv("RIVET_FAULT", "after_page@g1-w000003:1:raise")
+    assert not location.export().success
+    monkeypatch.delenv("RIVET_FAULT")
+    midway = location.materialize("complete", tags=automated)
+    assert midway.success
+    assert midway.get_asset_materialization_events() == []
+    assert sealed(lake / "public.orders") == before
+
+    assert location.materialize(partition_key="g1-w000003").success
+    last = location.materialize("complete", tags=automated)
+    assert len(last.get_asset_materialization_events()) == 1
+    assert sealed(lake / "public.orders") != before
+
+
+def test_somebody_may_seal_what_is_there(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    location.materialize("plan")
+    assert location.export().success
+    monkeypatch.setenv("RIVET_FAULT", "after_page@g1-w000003:1:raise")
+    assert not location.export().success
+    assert len(location.materialize("complete").get_asset_materialization_events()) == 1
