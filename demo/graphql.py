@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from demo import DemoError
+from demo import DemoError, queries
 
 RUN_ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 RUN_PENDING = frozenset({"QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"})
@@ -111,6 +111,21 @@ class Materialization:
         return self.tags.get("dagster/data_version")
 
 
+@dataclass(frozen=True)
+class Tick:
+    """One evaluation of a sensor.
+
+    Attributes:
+        time: when it began, in seconds since 1970.
+        status: STARTED, SKIPPED where it asked for nothing, SUCCESS, FAILURE.
+        error: why it failed; empty where it did not.
+    """
+
+    time: float
+    status: str
+    error: str = ""
+
+
 class DagsterClient:
     """Calls to one webserver.
 
@@ -152,7 +167,7 @@ class DagsterClient:
             DefinitionsError: it does not load.
         """
         if self._repository is None:
-            workspace = _expect(self.execute(_WORKSPACE)["workspaceOrError"], "Workspace")
+            workspace = _expect(self.execute(queries.WORKSPACE)["workspaceOrError"], "Workspace")
             entry = workspace["locationEntries"][0]
             if entry["locationOrLoadError"] is None:
                 raise GraphQLError(f"The code location {entry['name']} is still being loaded.")
@@ -164,7 +179,7 @@ class DagsterClient:
 
     def daemon_heartbeats(self) -> dict[str, float]:
         """When each daemon that the instance needs was last alive, in seconds since 1970; 0 for never."""
-        statuses = self.execute(_DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
+        statuses = self.execute(queries.DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
         return {each["daemonType"]: each["lastHeartbeatTime"] or 0.0 for each in statuses if each["required"]}
 
     # ------------------------------------------------------------------------------------------------- runs
@@ -187,23 +202,23 @@ class DagsterClient:
             "runConfigData": {},
             "executionMetadata": {"tags": _pairs(tags)},
         }
-        answer = self.execute(_LAUNCH_RUN, {"parameters": parameters})["launchRun"]
+        answer = self.execute(queries.LAUNCH_RUN, {"parameters": parameters})["launchRun"]
         return str(_expect(answer, "LaunchRunSuccess")["run"]["runId"])
 
     def run(self, run_id: str) -> Run:
         """A run's present state; GraphQLError where there is no such run."""
-        answer = _expect(self.execute(_RUN, {"run": run_id})["runOrError"], "Run")
+        answer = _expect(self.execute(queries.RUN, {"run": run_id})["runOrError"], "Run")
         return Run(run_id, answer["status"])
 
     def run_errors(self, run_id: str) -> list[str]:
         """Messages of the failures in a run's event log, the innermost cause of each."""
-        answer = _expect(self.execute(_RUN_ERRORS, {"run": run_id})["runOrError"], "Run")
+        answer = _expect(self.execute(queries.RUN_ERRORS, {"run": run_id})["runOrError"], "Run")
         events = answer["eventConnection"]["events"]
         return [_message(event["error"]) for event in events if event.get("error")]
 
     def pending_runs(self) -> list[str]:
         """Ids of all runs that have not ended."""
-        answer = self.execute(_PENDING_RUNS, {"statuses": sorted(RUN_PENDING)})["runsOrError"]
+        answer = self.execute(queries.PENDING_RUNS, {"statuses": sorted(RUN_PENDING)})["runsOrError"]
         return [run["runId"] for run in _expect(answer, "Runs")["results"]]
 
     def terminate_run(self, run_id: str, *, at_once: bool = False) -> None:
@@ -217,7 +232,7 @@ class DagsterClient:
             GraphQLError: it cannot be stopped.
         """
         policy = "MARK_AS_CANCELED_IMMEDIATELY" if at_once else "SAFE_TERMINATE"
-        answer = self.execute(_TERMINATE_RUN, {"run": run_id, "policy": policy})["terminateRun"]
+        answer = self.execute(queries.TERMINATE_RUN, {"run": run_id, "policy": policy})["terminateRun"]
         _expect(answer, "TerminateRunSuccess")
 
     # -------------------------------------------------------------------------------------------- backfills
@@ -233,12 +248,12 @@ class DagsterClient:
             "partitionNames": list(partitions),
             "title": title or None,
         }
-        answer = self.execute(_LAUNCH_BACKFILL, {"parameters": parameters})["launchPartitionBackfill"]
+        answer = self.execute(queries.LAUNCH_BACKFILL, {"parameters": parameters})["launchPartitionBackfill"]
         return str(_expect(answer, "LaunchBackfillSuccess")["backfillId"])
 
     def backfill(self, backfill_id: str) -> Backfill:
         """A backfill's state; GraphQLError where there is no such backfill."""
-        answer = self.execute(_BACKFILL, {"backfill": backfill_id})["partitionBackfillOrError"]
+        answer = self.execute(queries.BACKFILL, {"backfill": backfill_id})["partitionBackfillOrError"]
         answer = _expect(answer, "PartitionBackfill")
         counts = (answer["assetBackfillData"] or {"assetBackfillStatuses": []})["assetBackfillStatuses"]
         return Backfill(
@@ -251,27 +266,61 @@ class DagsterClient:
             error=(answer["error"] or {"message": ""})["message"],
         )
 
+    def reexecute_backfill(self, backfill_id: str) -> str:
+        """Ask the daemon for a backfill of those partitions of an ended one that were not materialized; its id.
+
+        Raises:
+            GraphQLError: the webserver refuses the launch, also where nothing is left to do.
+        """
+        parameters = {"parentRunId": backfill_id, "strategy": "FROM_FAILURE"}
+        answer = self.execute(queries.REEXECUTE_BACKFILL, {"parameters": parameters})["reexecutePartitionBackfill"]
+        return str(_expect(answer, "LaunchBackfillSuccess")["backfillId"])
+
     def pending_backfills(self) -> list[str]:
         """Ids of all backfills that have not ended."""
-        answer = self.execute(_PENDING_BACKFILLS, {"statuses": sorted(BACKFILL_PENDING)})
+        answer = self.execute(queries.PENDING_BACKFILLS, {"statuses": sorted(BACKFILL_PENDING)})
         backfills = _expect(answer["partitionBackfillsOrError"], "PartitionBackfills")
         return [backfill["id"] for backfill in backfills["results"]]
 
     def cancel_backfill(self, backfill_id: str) -> None:
         """Ask the daemon to end a backfill and its runs, at its next look; GraphQLError where it cannot be."""
-        answer = self.execute(_CANCEL_BACKFILL, {"backfill": backfill_id})["cancelPartitionBackfill"]
+        answer = self.execute(queries.CANCEL_BACKFILL, {"backfill": backfill_id})["cancelPartitionBackfill"]
         _expect(answer, "CancelBackfillSuccess")
+
+    # ---------------------------------------------------------------------------------------------- sensors
+
+    def start_sensor(self, name: str) -> None:
+        """Turn a sensor on, which the daemon evaluates from then on; GraphQLError where there is no such sensor."""
+        answer = self.execute(queries.START_SENSOR, {"selector": self._sensor(name)})["startSensor"]
+        _expect(answer, "Sensor")
+
+    def sensor_ticks(self, name: str, *, after: float = 0.0) -> list[Tick]:
+        """Evaluations of a sensor that began after `after`, in seconds since 1970, the latest first."""
+        variables = {"selector": self._sensor(name), "after": after}
+        answer = _expect(self.execute(queries.SENSOR_TICKS, variables)["sensorOrError"], "Sensor")
+        return [
+            Tick(each["timestamp"], each["status"], (each["error"] or {"message": ""})["message"])
+            for each in answer["sensorState"]["ticks"]
+        ]
+
+    def _sensor(self, name: str) -> dict[str, str]:
+        repository = self.repository()
+        return {
+            "repositoryLocationName": repository.location,
+            "repositoryName": repository.name,
+            "sensorName": name,
+        }
 
     # ----------------------------------------------------------------------------------------------- assets
 
     def partition_keys(self, asset: str) -> list[str]:
         """Partition keys of an asset, in their order; GraphQLError where there is no such asset."""
-        answer = self.execute(_PARTITION_KEYS, {"key": _key(asset)})["assetNodeOrError"]
+        answer = self.execute(queries.PARTITION_KEYS, {"key": _key(asset)})["assetNodeOrError"]
         return list(_expect(answer, "AssetNode")["partitionKeys"])
 
     def partitions(self, asset: str) -> Partitions:
         """Partition keys of an asset by state; GraphQLError where there is no such asset."""
-        answer = self.execute(_PARTITIONS, {"key": _key(asset)})["assetNodeOrError"]
+        answer = self.execute(queries.PARTITIONS, {"key": _key(asset)})["assetNodeOrError"]
         statuses = _expect(answer, "AssetNode")["assetPartitionStatuses"]
         return Partitions(
             materialized=tuple(statuses["materializedPartitions"]),
@@ -297,7 +346,7 @@ class DagsterClient:
             "after": str(int(after * 1000)),
             "limit": limit,
         }
-        answer = _expect(self.execute(_MATERIALIZATIONS, variables)["assetOrError"], "Asset")
+        answer = _expect(self.execute(queries.MATERIALIZATIONS, variables)["assetOrError"], "Asset")
         return [_materialization(event) for event in answer["assetMaterializations"]]
 
 
@@ -349,139 +398,3 @@ def _metadata_value(entry: dict[str, Any]) -> Any:
         return json.loads(entry["jsonString"])
     values = [entry[name] for name in ("text", "floatValue", "boolValue", "path", "url", "mdStr") if name in entry]
     return values[0] if values else None
-
-
-_WORKSPACE = """
-query Workspace { workspaceOrError {
-  __typename
-  ... on Error { message }
-  ... on Workspace { locationEntries {
-    name
-    locationOrLoadError {
-      __typename
-      ... on PythonError { message causes { message } }
-      ... on RepositoryLocation { repositories { name } }
-    }
-  } }
-} }
-"""
-
-_DAEMONS = """
-query Daemons { instance { daemonHealth { allDaemonStatuses { daemonType required lastHeartbeatTime } } } }
-"""
-
-_LAUNCH_RUN = """
-mutation LaunchRun($parameters: ExecutionParams!) { launchRun(executionParams: $parameters) {
-  __typename ... on Error { message }
-  ... on LaunchRunSuccess { run { runId } }
-  ... on RunConfigValidationInvalid { errors { message } }
-} }
-"""
-
-_RUN = """
-query Run($run: ID!) { runOrError(runId: $run) { __typename ... on Error { message } ... on Run { status } } }
-"""
-
-_RUN_ERRORS = """
-query RunErrors($run: ID!) { runOrError(runId: $run) { __typename ... on Error { message } ... on Run {
-  eventConnection(limit: 1000) { events {
-    ... on ExecutionStepFailureEvent { error { message causes { message } } }
-    ... on RunFailureEvent { error { message causes { message } } }
-  } }
-} } }
-"""
-
-_PENDING_RUNS = """
-query PendingRuns($statuses: [RunStatus!]!) { runsOrError(filter: {statuses: $statuses}) {
-  __typename ... on Error { message } ... on Runs { results { runId } }
-} }
-"""
-
-_TERMINATE_RUN = """
-mutation TerminateRun($run: String!, $policy: TerminateRunPolicy) {
-  terminateRun(runId: $run, terminatePolicy: $policy) {
-    __typename ... on Error { message } ... on TerminateRunFailure { message }
-  }
-}
-"""
-
-_LAUNCH_BACKFILL = """
-mutation LaunchBackfill($parameters: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $parameters) {
-    __typename ... on Error { message }
-    ... on LaunchBackfillSuccess { backfillId }
-    ... on RunConfigValidationInvalid { errors { message } }
-  }
-}
-"""
-
-_BACKFILL = """
-query Backfill($backfill: String!) { partitionBackfillOrError(backfillId: $backfill) {
-  __typename ... on Error { message }
-  ... on PartitionBackfill {
-    status
-    numPartitions
-    error { message }
-    runs(limit: 1000) { runId status }
-    assetBackfillData { assetBackfillStatuses {
-      ... on AssetPartitionsStatusCounts { numPartitionsMaterialized numPartitionsFailed }
-    } }
-  }
-} }
-"""
-
-_PENDING_BACKFILLS = """
-query PendingBackfills($statuses: [BulkActionStatus!]!) {
-  partitionBackfillsOrError(filters: {statuses: $statuses}) {
-    __typename ... on Error { message } ... on PartitionBackfills { results { id } }
-  }
-}
-"""
-
-_CANCEL_BACKFILL = """
-mutation CancelBackfill($backfill: String!) { cancelPartitionBackfill(backfillId: $backfill) {
-  __typename ... on Error { message }
-} }
-"""
-
-_PARTITION_KEYS = """
-query PartitionKeys($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {
-  __typename ... on Error { message } ... on AssetNode { partitionKeys }
-} }
-"""
-
-_PARTITIONS = """
-query Partitions($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {
-  __typename ... on Error { message }
-  ... on AssetNode { assetPartitionStatuses { ... on DefaultPartitionStatuses {
-    materializedPartitions materializingPartitions failedPartitions unmaterializedPartitions
-  } } }
-} }
-"""
-
-_MATERIALIZATIONS = """
-query Materializations($key: AssetKeyInput!, $partitions: [String!], $after: String, $limit: Int) {
-  assetOrError(assetKey: $key) {
-    __typename ... on Error { message }
-    ... on Asset {
-      assetMaterializations(partitions: $partitions, afterTimestampMillis: $after, limit: $limit) {
-        runId
-        timestamp
-        partition
-        tags { key value }
-        metadataEntries {
-          label
-          ... on IntMetadataEntry { intRepr }
-          ... on FloatMetadataEntry { floatValue }
-          ... on TextMetadataEntry { text }
-          ... on BoolMetadataEntry { boolValue }
-          ... on PathMetadataEntry { path }
-          ... on UrlMetadataEntry { url }
-          ... on MarkdownMetadataEntry { mdStr }
-          ... on JsonMetadataEntry { jsonString }
-        }
-      }
-    }
-  }
-}
-"""

@@ -6,9 +6,10 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,13 @@ from demo.server import HOST, free_port, tail
 
 _POLL_SECONDS = 1.0
 _STOP_SECONDS = 15.0
+
+_QUICK_DAEMON = """
+from dagster._daemon import controller
+from dagster._daemon.cli import main
+controller.DEFAULT_DAEMON_INTERVAL_SECONDS = {seconds}
+main()
+"""
 
 
 class ServiceError(DemoError):
@@ -44,6 +52,7 @@ class DagsterServices:
         logs: folder for the services' output, one file each, overwritten at every start.
         environment: variables on top of our own.
         port: the webserver's, on 127.0.0.1; None takes a free one.
+        backfill_seconds: how often the daemon looks at backfills; None for Dagster's 30 seconds.
     """
 
     def __init__(
@@ -54,12 +63,14 @@ class DagsterServices:
         logs: Path,
         environment: Mapping[str, str] | None = None,
         port: int | None = None,
+        backfill_seconds: int | None = None,
     ) -> None:
         self.definitions = definitions
         self.logs = logs
         self.environment = {**os.environ, **(environment or {}), "DAGSTER_HOME": str(home)}
         self.port = port or free_port()
         self.client = DagsterClient(f"http://{HOST}:{self.port}")
+        self._backfill_seconds = backfill_seconds
         self._services: list[_Service] = []
 
     def __enter__(self) -> DagsterServices:
@@ -90,8 +101,8 @@ class DagsterServices:
         started = time.time()
         _create_storage(self.environment["DAGSTER_HOME"])
         try:
-            self._launch("dagster-webserver", "--host", HOST, "--port", str(self.port))
-            self._launch("dagster-daemon", "run")
+            self._launch("dagster-webserver", [_script("dagster-webserver")], "--host", HOST, "--port", str(self.port))
+            self._launch("dagster-daemon", self._daemon(), "run")
             self._wait_until_ready(started, seconds)
         except BaseException:
             self.stop()
@@ -154,12 +165,18 @@ class DagsterServices:
                 return backfill
         raise ServiceError(f"Backfill {backfill_id} did not end within {seconds:.0f} seconds.")
 
-    def _launch(self, program: str, *arguments: str) -> None:
-        log = self.logs / f"{program}.log"
+    def _daemon(self) -> list[str]:
+        """The daemon's program. How often it looks at backfills is no setting, only a constant of one module."""
+        if self._backfill_seconds is None:
+            return [_script("dagster-daemon")]
+        return [sys.executable, "-c", _QUICK_DAEMON.format(seconds=self._backfill_seconds)]
+
+    def _launch(self, name: str, program: Sequence[str], *arguments: str) -> None:
+        log = self.logs / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [
-                    Path(sysconfig.get_path("scripts"), program),
+                    *program,
                     *arguments,
                     f"--python-file={self.definitions}",
                     f"--working-directory={self.definitions.parent}",
@@ -170,7 +187,7 @@ class DagsterServices:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is ours alone: we stop them in order
             )
-        self._services.append(_Service(program, process, log))
+        self._services.append(_Service(name, process, log))
 
     def _wait_until_ready(self, started: float, seconds: float) -> None:
         obstacle = ""
@@ -192,6 +209,10 @@ class DagsterServices:
             return str(error)
         silent = [name for name, last in beats.items() if last < started]
         return f"no sign of life from {', '.join(silent)}." if silent else ""
+
+
+def _script(name: str) -> str:
+    return str(Path(sysconfig.get_path("scripts"), name))
 
 
 def _create_storage(home: str) -> None:

@@ -3,6 +3,7 @@
     __main__.py     the command line
     suite.py        which contender runs on which table, and how often
     insight.py      what the default contender's time goes to: first use, start-up, row fingerprint, decoding
+    overhead.py     what Dagster adds: to a window, to an import, to the commands of `dg`
     stage.py        a private PostgreSQL server with the tables
     mariadb.py      a private MariaDB server with the same tables, and one under binary UUIDs
     wide.py         the tables of long rows

@@ -21,6 +21,7 @@ from tests.benchmarks.insight import Insight
 from tests.benchmarks.limits import unmeasured
 from tests.benchmarks.mariadb import MARIADB_TABLES, UUID_KEYS, UUID_ROWS, MariaStage, open_mariadb
 from tests.benchmarks.measure import ContenderError
+from tests.benchmarks.overhead import Overhead
 from tests.benchmarks.report import Report, markdown, print_report, to_json
 from tests.benchmarks.stage import TABLES, PostgresStage, Stage, Table, open_stage
 from tests.benchmarks.suite import Suite
@@ -49,6 +50,7 @@ _SECTIONS = {
     "mariadb": "every contender on every table of MariaDB",
     "decoding": "what decoding adds to reading from MariaDB",
     "uuid-keys": "a table of MariaDB under random binary keys",
+    "dagster": "what Dagster adds to a window, and this package to a start",
     _WIDE_SECTION: "tables of long rows",
 }
 
@@ -162,6 +164,11 @@ class _Measuring:
 
     def _uuid_keys(self) -> None:
         self._report.uuid_keys = self._suite_on(self._maria).alone(UUID_KEYS, self._options.uuid_rows)
+
+    def _dagster(self) -> None:
+        overhead = Overhead(self._stage, self._suite.bench, self._options.runs, self._say)
+        self._report.window_cost = overhead.windows(TABLES[_SMALL_TABLE])
+        self._report.load_cost = overhead.loading()
 
     def _wide(self) -> None:
         self._report.wide.extend(self._suite.alone(table, self._options.wide_rows) for table in WIDE)

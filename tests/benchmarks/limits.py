@@ -11,6 +11,7 @@ from tests.benchmarks.contenders.ours import CONTENDERS as OURS
 from tests.benchmarks.contenders.ours import DEFAULT
 from tests.benchmarks.insight import Decoding, FirstUse, Hashing
 from tests.benchmarks.measure import Measurement
+from tests.benchmarks.overhead import DAGSTER, DEMO, IN_MEMORY, IN_SQLITE, PACKAGE, LoadCost, WindowCost
 from tests.benchmarks.suite import Flatness, Result, TableResults
 
 _CPU_OF_RIVALS = {POSTGRESQL: {"connectorx": 0.75, "adbc": 0.75}, MARIADB: {"connectorx": 0.80}}
@@ -23,6 +24,8 @@ _PAGES = 2.0
 _COMPILING_S = 6.0
 _HASHING_SHARE = 0.10
 _DECODING = 1.25
+_WINDOW_MS = 20.0
+_LOADING_MS = 300.0
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,21 @@ def of_decoding(each: Decoding) -> Iterator[Verdict]:
     """Limit of what decoding may add to reading."""
     what = f"{each.server}, {each.table.name}: wall of reading and decoding / reading, one worker, medians"
     yield Verdict(what, each.ratio, _DECODING)
+
+
+def of_windows(cost: WindowCost) -> Iterator[Verdict]:
+    """Limit of what Dagster may add to a window of a ranged run."""
+    for way in (IN_MEMORY, IN_SQLITE):
+        yield Verdict(f"{way}: added to a window, wall, median", cost.added_ms(way), _WINDOW_MS, "ms")
+
+
+def of_loading(cost: LoadCost) -> Iterator[Verdict]:
+    """Limits of what this package may add to a start."""
+    for what in (PACKAGE, DEMO):
+        yield Verdict(f"{DAGSTER} {what}: added, CPU, median", cost.added_ms(what), _LOADING_MS, "ms")
+    for command in cost.commands:
+        what = f"`dg {command}`: added by five tables, CPU, median"
+        yield Verdict(what, cost.added_to_command_ms(command), _LOADING_MS, "ms")
 
 
 def _of_result(where: str, result: Result) -> Iterator[Verdict]:

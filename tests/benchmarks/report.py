@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 from tests.benchmarks import limits, sections
 from tests.benchmarks.contender import POSTGRESQL
 from tests.benchmarks.insight import Decoding, FirstUse, Hashing, StartUp
+from tests.benchmarks.overhead import LoadCost, WindowCost
 from tests.benchmarks.sections import Section
 from tests.benchmarks.suite import Flatness, Result, TableResults
 
@@ -35,6 +36,8 @@ class Report:
         mariadb: the contenders beside each other, on MariaDB.
         decoding: what decoding adds to reading, on MariaDB.
         uuid_keys: a table under random binary keys, on MariaDB.
+        window_cost: what Dagster adds to a window.
+        load_cost: what this package adds to a start.
         problems: sections that failed, with the reason.
     """
 
@@ -48,6 +51,8 @@ class Report:
     mariadb: list[TableResults] = field(default_factory=list)
     decoding: list[Decoding] = field(default_factory=list)
     uuid_keys: TableResults | None = None
+    window_cost: WindowCost | None = None
+    load_cost: LoadCost | None = None
     problems: list[str] = field(default_factory=list)
 
     def results(self) -> Iterator[Result]:
@@ -71,12 +76,19 @@ class Report:
                 chain.from_iterable(map(limits.of_table, self.mariadb)),
                 chain.from_iterable(map(limits.of_decoding, self.decoding)),
                 limits.of_alone(self.uuid_keys) if self.uuid_keys else (),
+                limits.of_windows(self.window_cost) if self.window_cost else (),
+                limits.of_loading(self.load_cost) if self.load_cost else (),
             )
         )
 
     def chapters(self) -> Iterator[tuple[str, list[Section]]]:
-        """The tables, in the order of the report; one chapter an engine that was measured."""
-        for title, found in ((POSTGRESQL, self._postgresql()), ("MySQL and MariaDB", self._mariadb())):
+        """The tables, in the order of the report; one chapter an engine that was measured, and Dagster's."""
+        chapters = {
+            POSTGRESQL: self._postgresql(),
+            "MySQL and MariaDB": self._mariadb(),
+            "Dagster": self._dagster(),
+        }
+        for title, found in chapters.items():
             if chapter := list(found):
                 yield title, chapter
 
@@ -99,6 +111,12 @@ class Report:
             yield sections.of_decoding(self.decoding)
         if self.uuid_keys is not None:
             yield sections.of_uuid_keys(self.uuid_keys)
+
+    def _dagster(self) -> Iterator[Section]:
+        if self.window_cost is not None:
+            yield sections.of_windows(self.window_cost)
+        if self.load_cost is not None:
+            yield sections.of_loading(self.load_cost)
 
 
 # ------------------------------------------------------------------------------------------------------- terminal
@@ -200,6 +218,10 @@ with zstd at level 1 in row groups of about 100,000 rows.
   what ends them, and no value is decoded.
 - **Reading with and without decoding**: the pages of an export, the same statements in the same process, in turns, each
   pass in a new session. Decoding goes on while rows are on their way.
+- **A ranged run**: the windows of a table on PostgreSQL, without planning and sealing, by the operations that the
+  command line calls and by a run of the table's asset in the same process. What Dagster does once a run is in it.
+- **Start of a process**: whole processes. The demo's definitions, and the declarations of the larger project, are five
+  tables with three assets each. The smaller project has no definitions; the package is installed all the same.
 
 A contender that is not installed, or fails, is listed with the reason. A limit without a figure counts as missed.
 """
@@ -224,6 +246,8 @@ def to_json(report: Report) -> str:
             "mariadb": [_plain_table(table) for table in report.mariadb],
             "decoding": [asdict(each) | {"table": each.table.name} for each in report.decoding],
             "uuid_keys": report.uuid_keys and _plain_table(report.uuid_keys),
+            "window_cost": report.window_cost and asdict(report.window_cost),
+            "load_cost": report.load_cost and asdict(report.load_cost),
             "problems": report.problems,
             "limits": [{"what": str(verdict), "passed": verdict.passed} for verdict in report.verdicts],
         },

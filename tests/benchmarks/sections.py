@@ -11,6 +11,7 @@ from tests.benchmarks.contenders.ours import DEFAULT
 from tests.benchmarks.insight import FIRST, SECOND, WARM, WARMED, Decoding, FirstUse, Hashing, StartUp
 from tests.benchmarks.limits import above_idle, longest_statement
 from tests.benchmarks.measure import MB, Measurement
+from tests.benchmarks.overhead import ALONE, DAGSTER, DECLARED, EMPTY, WAYS, LoadCost, WindowCost
 from tests.benchmarks.suite import Flatness, Result, TableResults
 
 NONE = "-"
@@ -300,3 +301,52 @@ def of_start_up(start_up: StartUp) -> Section:
         headings=("", "CPU s"),
         rows=(*((step, f"{seconds:.3f}") for step, seconds in steps.items()), ("all", f"{sum(steps.values()):.3f}")),
     )
+
+
+# -------------------------------------------------------------------------------------------------------- Dagster
+
+
+def of_windows(cost: WindowCost) -> Section:
+    """What Dagster adds to a window."""
+    return Section(
+        title=f"A ranged run of {cost.windows} windows of {cost.rows} rows: one worker, one process",
+        headings=("", "CPU ms a window", "wall ms a window", "added CPU ms", "added wall ms"),
+        rows=tuple(
+            (
+                way,
+                figure(cost.cpu_ms(way), ",.1f"),
+                figure(cost.wall_ms(way), ",.1f"),
+                figure(None if way == ALONE else cost.added_cpu_ms(way), ",.1f"),
+                figure(None if way == ALONE else cost.added_ms(way), ",.1f"),
+            )
+            for way in WAYS
+        ),
+    )
+
+
+def of_loading(cost: LoadCost) -> Section:
+    """What this package adds to a start."""
+    return Section(
+        title="Start of a process that loads definitions",
+        headings=("", "CPU s", "wall s", "added CPU ms"),
+        rows=(
+            *(
+                (what, *_seconds(cost.imports, what), NONE if what == DAGSTER else figure(cost.added_ms(what), ",.0f"))
+                for what in cost.imports[0]
+            ),
+            *(
+                (
+                    f"`dg {command}`, {project}",
+                    *_seconds(runs, project),
+                    NONE if project == EMPTY else figure(cost.added_to_command_ms(command), ",.0f"),
+                )
+                for command, runs in cost.commands.items()
+                for project in (EMPTY, DECLARED)
+            ),
+        ),
+    )
+
+
+def _seconds(runs: Sequence[Mapping[str, tuple[float, float]]], what: str) -> tuple[str, str]:
+    """Medians of CPU and wall seconds."""
+    return figure(median(run[what][0] for run in runs), ".2f"), figure(median(run[what][1] for run in runs), ".2f")
