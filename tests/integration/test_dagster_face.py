@@ -604,15 +604,20 @@ def test_the_snippets_of_the_page_run_and_load(
     monkeypatch.setenv("PG_DSN", location.dsn)
     monkeypatch.setenv("LAKE", str(location.lake))
     monkeypatch.chdir(tmp_path)
-    found = []
+    found, automated = [], set()
     for snippet in SNIPPETS:
         names = run_snippet(snippet)
         if "defs" in names:
             dg.Definitions.validate_loadable(names["defs"])
+            repository = names["defs"].get_repository_def()
+            automated |= {each.name for each in (*repository.sensor_defs, *repository.schedule_defs)}
             found.append({key.to_user_string() for key in names["defs"].resolve_asset_graph().get_all_asset_keys()})
     plain = {"public/orders", "public/orders/plan", "public/orders/complete"}
-    assert found == [{f"raw/{key}" for key in plain}, plain, plain]
-    assert len(SNIPPETS) == 6
+    customers = {"public/customers", "public/customers/plan", "public/customers/complete"}
+    several = plain | customers | {"public/events", "public/events/complete"}
+    assert found == [{f"raw/{key}" for key in plain}, plain, several, plain]
+    assert automated >= {"rivet_plan", "rivet_cursor", "rivet_reload", "rivet__public__events"}
+    assert len(SNIPPETS) == 7
 
 
 @pytest.mark.filterwarnings("ignore:.parse_obj_as. is deprecated:DeprecationWarning")  # Dagster's own call

@@ -27,7 +27,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_error_code_is_explained() -> None:
     code = "".join(path.read_text() for path in (ROOT / "rivet_dagster").rglob("*.py"))
-    raised = set(re.findall(r'"(RIVET_[A-Z_]+)"', code)) - {"RIVET_SPOOL_DIR", "RIVET_SOURCE"}  # variables
+    raised = set(re.findall(r'"(RIVET_[A-Z_]+)"', code)) - {
+        "RIVET_SPOOL_DIR",
+        "RIVET_SOURCE",
+        "RIVET_FAULT_ONCE",
+    }  # variables
     explained = set(re.findall(r"^\| `(RIVET_[A-Z_]+)`", (ROOT / "docs/reference/errors.md").read_text(), re.MULTILINE))
     assert raised == explained
 
@@ -63,14 +67,71 @@ def packages(tree: ast.AST) -> set[str]:
     return {name.partition(".")[0] for name in names}.union(*map(packages, ast.iter_child_nodes(tree)))
 
 
-def test_the_destination_page_names_every_field_of_window_manifests_and_seals() -> None:
-    from rivet_dagster.export.documents import ExportManifest, Replacement, WindowManifest
+def test_the_destination_page_names_every_field_of_documents() -> None:
+    from rivet_dagster.export.documents import ExportManifest, PlannedWindow, PlanSegment, Replacement, WindowManifest
+    from rivet_dagster.reload import ReloadRequest
 
     page = (ROOT / "docs/reference/destination.md").read_text()
-    windows, seal = page.partition("## Window manifests")[2].split("## The seal")
-    for text, documents in ((windows, [WindowManifest, Replacement]), (seal, [ExportManifest, Replacement])):
+    requests, _, rest = page.partition("## Plan segments")
+    plans, _, rest = rest.partition("## Window manifests")
+    windows, _, seal = rest.partition("## The seal")
+    for text, documents in (
+        (requests, [ReloadRequest]),
+        (plans, [PlanSegment, PlannedWindow]),
+        (windows, [WindowManifest, Replacement]),
+        (seal, [ExportManifest, Replacement]),
+    ):
         for document in documents:
             assert [name for name in document.model_fields if f"`{name}" not in text] == []
+
+
+def test_links_to_headings_lead_to_headings() -> None:
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text()):
+            linked = (page.parent / target if target else page).read_text()
+            titles = re.findall(r"^#+ (.*)$", linked, re.MULTILINE)
+            assert anchor in {slug_of(title) for title in titles}, f"{page.name} links to {target}#{anchor}"
+
+
+def slug_of(title: str) -> str:
+    """The anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize(
+    ("page", "models"),
+    [
+        ("declare-in-yaml.md", ["Automation", "Extension", "Reload", "Schedule"]),
+        ("declare-in-python.md", ["RivetRunConfig", "RivetPlanConfig"]),
+    ],
+)
+def test_pages_name_every_field_of_what_they_explain(page: str, models: list[str]) -> None:
+    from rivet_dagster import automation, run_config
+
+    text = (ROOT / "docs/how-to" / page).read_text()
+    fields = {
+        name
+        for model in models
+        for name in (getattr(automation, model, None) or getattr(run_config, model)).model_fields
+    }
+    assert fields
+    assert [name for name in sorted(fields) if f"`{name}`" not in text] == []
+
+
+def test_the_page_on_windows_has_every_type_and_option() -> None:
+    from typing import get_args
+
+    from rivet_dagster.export import config
+
+    pages = "".join(
+        (ROOT / "docs/how-to" / name).read_text()
+        for name in ("choose-windows.md", "incremental-by-updated-at.md", "schedule-a-daily-slice.md")
+    )
+    for option in get_args(get_args(config.Windows)[0]):
+        model = get_args(option)[0]
+        assert f"`{model.model_fields['type'].default}`" in pages
+        missing = [name for name in model.model_fields if not re.search(rf"\b{name}\b", pages)]
+        assert missing == [], model.__name__
 
 
 def test_the_readme_links_every_page() -> None:
