@@ -106,9 +106,15 @@ class KeysetPlanner(Planner):
         if self.options.boundaries == "estimated" and ground.lo is None:
             estimated = _estimated(ground, rows)
         if estimated is None:
-            yield from walk_windows(ground.session, ground.table, ground.key, ground.lo, rows)
+            yield from _walked(ground, rows, ground.session.last(ground.table, ground.key))
         else:
             yield from estimated
+
+
+def _walked(ground: Ground, rows: int, until: KeyText | None) -> Iterator[PlannedWindow]:
+    """Windows up to a bound that is known beforehand: rows that come meanwhile are not run after."""
+    if until is not None:
+        yield from walk_windows(ground.session, ground.table, ground.key, ground.lo, rows, until)
 
 
 def _estimated(ground: Ground, rows: int) -> list[PlannedWindow] | None:
@@ -241,7 +247,7 @@ class TimePlanner(Planner):
         if not has_whole_hours(self.options.timezone, start, end):
             raise ConfigError(
                 "RIVET_CONFIG_WINDOWS",
-                f"Hours of {self.options.timezone} cannot be slices of time: its clocks are not changed by whole hours.",
+                f"Hours of {self.options.timezone} cannot be slices: its clocks are not changed by whole hours.",
                 "Take UTC for the timezone, slices of a day, or a later start.",
                 fatal=True,
             )
@@ -276,9 +282,8 @@ class CursorPlanner(Planner):
         """By a walk of the index that ends at the lag."""
         yield from _null_window(ground)
         rows = self.options.rows or window_rows(ground.table)
-        until = self._until(ground) if self.options.lag else None
-        if until is not None or not self.options.lag:
-            yield from walk_windows(ground.session, ground.table, ground.key, ground.lo, rows, until)
+        until = self._until(ground) if self.options.lag else ground.session.last(ground.table, ground.key)
+        yield from _walked(ground, rows, until)
 
     def _until(self, ground: Ground) -> KeyText | None:
         """The greatest cursor that may be read now; None where no row beyond the frontier is at the lag."""

@@ -268,7 +268,7 @@ def test_a_table_without_a_key_is_refused_with_what_reading_it_would_cost(
         prepared(mysql_dsn, lake, f"{database_of(mysql_dsn)}.t").plan()
     error = caught.value
     assert error.code == "RIVET_KEY_MISSING"
-    assert "As a whole it would hold one query open for about 1 s." in error.what
+    assert "As a whole it would hold one query open for about 1 s;" in error.what
     assert "windows of type full" in error.advice
     assert not lake.exists()
 
