@@ -17,6 +17,8 @@ RETRY_TAGS = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry", "dagst
 _INPUT_DATA_VERSION = "dagster/input_data_version"
 _INPUT_EVENT_POINTER = "dagster/input_event_pointer"
 
+_BACKFILL = "dagster/backfill"
+_ROOT_BACKFILL = "dagster/root_backfill_id"
 _AUTOMATED = "dagster/from_automation_condition"
 
 
@@ -38,8 +40,14 @@ def work_id_of(context: dg.AssetExecutionContext) -> str:
 
 
 def replan_id_of(context: dg.AssetExecutionContext) -> str:
-    """What the runs that share one wish for a new generation have in common: their backfill, or their work."""
-    return str(context.run.tags.get("dagster/backfill") or work_id_of(context))
+    """What the runs that share one wish for a new generation have in common.
+
+    Their backfill, or the one that it re-executes; of a run that is another try of an earlier one, the same of that.
+    """
+    run = context.run
+    if run.root_run_id and any(tag in run.tags for tag in RETRY_TAGS):
+        run = context.instance.get_run_by_id(run.root_run_id) or run
+    return str(run.tags.get(_ROOT_BACKFILL) or run.tags.get(_BACKFILL) or work_id_of(context))
 
 
 def delete_partitions(instance: dg.DagsterInstance, name: str, keys: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
+from rivet_dagster.errors import ConfigError
 from rivet_dagster.export.config import CursorWindows, ExportConfig, FullWindows, TimeWindows
 from rivet_dagster.reload import ReloadChecks, build_rivet_reload_sensor
 from rivet_dagster.schedules import build_rivet_schedule
@@ -127,6 +128,13 @@ def build_rivet_automation(
             )
         )
     slices = [config for config in exports if isinstance(config.windows, TimeWindows)] if automation.schedule else []
+    if exports and ((automation.extend and not planned and not cursors) or (automation.schedule and not slices)):
+        idle = "extend" if automation.extend and not planned and not cursors else "schedule"
+        raise ConfigError(
+            "RIVET_CONFIG_WINDOWS",
+            f"No export has windows that {idle} is for.",
+            "extend is for keyset, int_range and cursor windows, schedule for slices of time: leave it out.",
+        )
     times = automation.schedule.model_dump() if automation.schedule else {}
     return dg.Definitions(
         sensors=made,

@@ -12,12 +12,9 @@ RANGE_END = "dagster/asset_partition_range_end"
 REASON_TAG = "rivet/reason"
 TABLE_TAG = "rivet/table"
 
-UNFINISHED = (
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
+# By their names: not every version has all of them.
+UNFINISHED = tuple(
+    status for status in dg.DagsterRunStatus if status.value not in ("SUCCESS", "FAILURE", "CANCELED", "MANAGED")
 )
 
 

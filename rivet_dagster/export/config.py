@@ -7,7 +7,17 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rivet_dagster.errors import ConfigError
 from rivet_dagster.export.names import parse_table
@@ -79,6 +89,17 @@ class IntRangeWindows(_Counted):
     size: Annotated[int, Field(ge=1)] | None = None
 
 
+_PERIODS = {"hour": "an hour", "day": "a day", "week": "a week (a Sunday)", "month": "a month"}
+_SUNDAY = 6
+
+
+def _begins(every: str, moment: datetime) -> bool:
+    """Whether a period of this length begins at a moment."""
+    if moment.minute or moment.second or moment.microsecond or (every != "hour" and moment.hour):
+        return False
+    return {"week": moment.weekday() == _SUNDAY, "month": moment.day == 1}.get(every, True)
+
+
 class TimeWindows(_Model):
     """Windows of calendar time: Dagster's own time partitions, without a plan asset.
 
@@ -98,6 +119,16 @@ class TimeWindows(_Model):
     end: str | None = None
     timezone: Zone = "UTC"
     nulls: Literal["error", "ignore"] = "error"
+
+    @model_validator(mode="after")
+    def _on_boundaries(self) -> TimeWindows:
+        for name in ("start", "end"):
+            value = getattr(self, name)
+            if value is not None and not _begins(self.every, datetime.fromisoformat(value)):
+                raise ValueError(
+                    f"{name} must be where {_PERIODS[self.every]} begins; rows up to there would be in no window"
+                )
+        return self
 
     @field_validator("start", "end")
     @classmethod

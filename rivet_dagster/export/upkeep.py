@@ -105,6 +105,7 @@ def awaiting_late_rows(store: Store, plan: Plan, options: CursorWindows) -> list
         if not column.type.startswith(("date", "timestamp")):
             least = int(frontier[0]) - options.lookback
             recent = [window for window in bounded if int((window.span.hi or ("0",))[0]) >= least]
+            # Integers do not tell when rows stop coming.
             return [window for window, _ in committed(store, plan, recent)]
         zone = timezone.utc if column.type.endswith("UTC)") else ZoneInfo(options.timezone)
         return _unsettled(store, plan, bounded, column.type, zone, timedelta(seconds=options.lookback))
