@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import dagster as dg
 from dagster.components.resolved.core_models import OpSpec
@@ -384,6 +384,7 @@ class RivetExportComponent(dg.Component, dg.Resolvable):
         ),
     ]
     workers: WorkersField = 2
+    engine: Literal["threads", "processes"] = "threads"
     spool_dir: SpoolField = None
     translation: TranslationField | None = None
     op: OpField = None
@@ -430,7 +431,11 @@ class RivetExportComponent(dg.Component, dg.Resolvable):
         key = _resource_key(context)
         op = self.op or OpSpec()
         resource = RivetResource(
-            source=self.source, destination=self.destination, workers=self.workers, spool_dir=self.spool_dir
+            source=self.source,
+            destination=self.destination,
+            workers=self.workers,
+            engine=self.engine,
+            spool_dir=self.spool_dir,
         )
         translator = _ComponentTranslator(self)
         defs = dg.Definitions(

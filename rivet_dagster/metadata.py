@@ -7,7 +7,7 @@ import dagster as dg
 from rivet_dagster.export.documents import ExportManifest, PlannedColumn, WindowManifest
 from rivet_dagster.export.names import MANIFEST, part_folder, plan_folder, window_path
 from rivet_dagster.export.plan import Plan
-from rivet_dagster.export.runner import WindowOutcome
+from rivet_dagster.export.workers import WindowOutcome
 from rivet_dagster.stores import Store
 
 DATA_VERSION = "dagster/data_version"
@@ -32,7 +32,9 @@ def plan_metadata(store: Store, plan: Plan, appended: int, server: str) -> Metad
     }
 
 
-def window_metadata(store: Store, manifest: WindowManifest, *, reused: bool, conflicts: int = 0) -> Metadata:
+def window_metadata(
+    store: Store, manifest: WindowManifest, *, reused: bool, conflicts: int = 0, deaths: int = 0
+) -> Metadata:
     """Metadata of one window's materialization."""
     read = manifest.statistics
     seconds = read.duration_s
@@ -50,6 +52,7 @@ def window_metadata(store: Store, manifest: WindowManifest, *, reused: bool, con
         "rivet/pages": dg.MetadataValue.int(read.pages),
         "rivet/attempts": dg.MetadataValue.int(read.attempts),
         "rivet/conflicts": dg.MetadataValue.int(conflicts),
+        "rivet/worker_deaths": dg.MetadataValue.int(deaths),
         "rivet/manifest": dg.MetadataValue.url(store.url(window_path(manifest.generation, manifest.key))),
         "rivet/replaced_values": dg.MetadataValue.int(sum(each.values for each in manifest.replaced)),
         "rivet/reused": dg.MetadataValue.bool(reused),
@@ -87,7 +90,9 @@ def window_event(
     return dg.AssetMaterialization(
         asset_key,
         partition=outcome.window.key,
-        metadata=window_metadata(store, outcome.manifest, reused=outcome.reused, conflicts=outcome.conflicts),
+        metadata=window_metadata(
+            store, outcome.manifest, reused=outcome.reused, conflicts=outcome.conflicts, deaths=outcome.deaths
+        ),
         tags={DATA_VERSION: outcome.manifest.row_fingerprint, IS_USER_PROVIDED: "true", **tags},
     )
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -18,8 +18,8 @@ from rivet_dagster.export.names import generation_of
 from rivet_dagster.export.operations import TableExport
 from rivet_dagster.export.plan import USUAL_LIMIT, Plan, Window
 from rivet_dagster.export.planning import Wish
-from rivet_dagster.export.runner import WindowOutcome
 from rivet_dagster.export.seal import named
+from rivet_dagster.export.workers import WindowOutcome
 from rivet_dagster.metadata import (
     CODE_VERSION,
     DATA_VERSION,
@@ -84,6 +84,10 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     )
     destination: str = Field(description="Folder or address below which every table gets a folder.")
     workers: int = Field(default=2, ge=1, le=64, description="Connections that read windows at the same time.")
+    engine: Literal["threads", "processes"] = Field(
+        default="threads",
+        description="Whether workers are threads of the run's process, or processes of their own, which die alone.",
+    )
     spool_dir: str | None = Field(
         default=None,
         description="Local folder for parts that are being written; the temporary folder by default.",
@@ -172,7 +176,8 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             plan, windows = self._windows(context, export, options)
         work_id = context.run.run_id if options.fresh else work_id_of(context)
         report = _Reporter(context, table, plan_key, export, plan)
-        with _explained(), export.run(plan, windows, work_id, options.workers or self.workers) as run:
+        workers = options.workers or self.workers
+        with _explained(), export.run(plan, windows, work_id, workers, self.engine) as run:
             try:
                 for outcome in run:
                     report(outcome)

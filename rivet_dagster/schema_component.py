@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import dagster as dg
 from dagster.components.utils.defs_state import DefsStateConfig, DefsStateConfigArgs, ResolvedDefsStateConfig
@@ -63,6 +63,7 @@ class RivetSchemaComponent(dg.StateBackedComponent, dg.Resolvable):
         ),
     ] = field(default_factory=dict)
     workers: WorkersField = 2
+    engine: Literal["threads", "processes"] = "threads"
     spool_dir: SpoolField = None
     translation: TranslationField | None = None
     op: OpField = None
@@ -101,6 +102,7 @@ class RivetSchemaComponent(dg.StateBackedComponent, dg.Resolvable):
             destination=self.destination,
             exports=[ExportConfig(table=table, **self.export) for table in tables],
             workers=self.workers,
+            engine=self.engine,
             spool_dir=self.spool_dir,
             translation=self.translation,
             op=self.op,

@@ -1,7 +1,8 @@
 """Fault points: places where a test can make an export fail or die. Off unless RIVET_FAULT is set.
 
 `RIVET_FAULT=<point>[@<window key>]:<nth>:<raise|kill>`, e.g. `after_part_put:3:kill` kills this process, as the
-kernel would, right after its third part was published.
+kernel would, right after its third part was published. Each process counts by itself; with RIVET_FAULT_ONCE, the
+name of a file that is made then, it happens once in all of them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,20 @@ def fault_point(point: Point, window_key: str = "") -> None:
     with _lock:
         _passed[where] = _passed.get(where, 0) + 1
         due = _passed[where] == int(nth)
+    due = due and _is_first()
     if due and action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if due:
         raise RivetError("RIVET_FAULT", f"Fault point {point} at {window_key}.", "Unset RIVET_FAULT.")
+
+
+def _is_first() -> bool:
+    """Whether no other process has failed here before."""
+    once = os.environ.get("RIVET_FAULT_ONCE")
+    if not once:
+        return True
+    try:
+        os.close(os.open(once, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True

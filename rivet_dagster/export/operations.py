@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from rivet_dagster._memory import import_arrow
 from rivet_dagster.errors import PlanError, SourceError, StoreError
@@ -25,11 +25,14 @@ from rivet_dagster.export.spool import spool_folder
 from rivet_dagster.export.upkeep import Ailing, drifted
 from rivet_dagster.export.warm import warm_kernels
 from rivet_dagster.export.window import ExportJob
+from rivet_dagster.export.workers import MakeWorker, SessionWorker
 from rivet_dagster.sources import SourceLimits, open_source
 from rivet_dagster.sources.base import Key, KeyRange, ServerFacts, Session, Source, Table
 from rivet_dagster.stores import Store, open_store
 
 T = TypeVar("T")
+
+Engine = Literal["threads", "processes"]
 
 
 class TableExport:
@@ -52,17 +55,16 @@ class TableExport:
         import_arrow()
         self.config = config
         limits = config.limits
-        self.source: Source = open_source(
-            source,
-            SourceLimits(
-                statement_timeout_s=limits.statement_timeout_s,
-                lock_timeout_s=limits.lock_timeout_s,
-                idle_in_transaction_timeout_s=limits.idle_in_transaction_timeout_s,
-                snapshot_s=limits.snapshot_s,
-            ),
-            config.type_choices,
+        self._address = source
+        self._limits = SourceLimits(
+            statement_timeout_s=limits.statement_timeout_s,
+            lock_timeout_s=limits.lock_timeout_s,
+            idle_in_transaction_timeout_s=limits.idle_in_transaction_timeout_s,
+            snapshot_s=limits.snapshot_s,
         )
-        self.store: Store = open_store(f"{destination.rstrip('/')}/{table_folder(*config.relation)}")
+        self.source: Source = open_source(source, self._limits, config.type_choices)
+        self._folder = f"{destination.rstrip('/')}/{table_folder(*config.relation)}"
+        self.store: Store = open_store(self._folder)
         self.server: ServerFacts | None = None
         self._spool_dir = spool_dir or os.environ.get("RIVET_SPOOL_DIR")
 
@@ -100,19 +102,39 @@ class TableExport:
         return plan
 
     @contextmanager
-    def run(self, plan: Plan, windows: Sequence[Window], work_id: str, workers: int) -> Iterator[WindowRun]:
+    def run(
+        self, plan: Plan, windows: Sequence[Window], work_id: str, workers: int, engine: Engine = "threads"
+    ) -> Iterator[WindowRun]:
         """Export windows for as long as the context lasts; iterate over the run for their outcomes.
+
+        Args:
+            plan: the plan.
+            windows: of the plan.
+            work_id: what several tries of the same work share.
+            workers: how many windows are read at the same time.
+            engine: whether workers are threads of this process, or processes that die alone.
 
         Raises:
             DriftError: RIVET_SCHEMA_DRIFT, before anything is read.
         """
         table, key = with_session(self.source, self.config.limits, lambda session: self._ready(session, plan))
-        # Before the first snapshot opens: compiling takes seconds that the source should not wait for.
+        # Before the first snapshot opens: compiling takes seconds that the source should not wait for. Children find
+        # the kernels in the cache.
         warm_kernels(self.source, self.config.format.type)
         with spool_folder(self._spool_dir) as spool:
             job = ExportJob(self.config, table, key, self.store, spool, work_id)
-            with WindowRun(self.source, job, windows, workers) as run:
+            with WindowRun(self._maker(job, engine), windows, workers) as run:
                 yield run
+
+    def _maker(self, job: ExportJob, engine: Engine) -> MakeWorker:
+        if engine == "threads":
+            return lambda control: SessionWorker(self.source, job, control)
+        from rivet_dagster.export.processes import ProcessWorker, Setup  # noqa: PLC0415 (most exports have none)
+
+        setup = Setup(
+            self._address, self._limits, self._folder, self.config, job.table, job.key, job.spool, job.work_id
+        )
+        return lambda control: ProcessWorker(setup, control)
 
     def _ready(self, session: Session, plan: Plan) -> tuple[Table, Key]:
         """The table and its planned order, once it is sure that its rows can be read as planned."""

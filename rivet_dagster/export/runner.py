@@ -1,45 +1,19 @@
-"""Worker threads that export windows, and nothing else: what a window is, and how it commits, is below."""
+"""Threads that hand windows to workers, and nothing else: what a window is, and how it commits, is below."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from rivet_dagster.errors import InterruptedExport, RivetError, SourceError
-from rivet_dagster.export.commit import load_window
-from rivet_dagster.export.documents import WindowManifest
+from rivet_dagster.errors import InterruptedExport, RivetError
 from rivet_dagster.export.plan import Window
-from rivet_dagster.export.retry import pause_seconds
-from rivet_dagster.export.servo import PageServo
-from rivet_dagster.export.window import ExportJob, dropped, export_window
-from rivet_dagster.formats import FORMATS, format_of
-from rivet_dagster.sources.base import Session, Source
+from rivet_dagster.export.window import dropped
+from rivet_dagster.export.workers import Cancellable, MakeWorker, WindowOutcome, Worker
 
 _JOIN_SECONDS = 20.0
 # How often a worker that waits for its outcome to be taken looks whether a stop was asked for.
 _LOOK_SECONDS = 0.2
-_CONFLICT = "RIVET_SOURCE_CONFLICT"
-
-
-@dataclass(frozen=True)
-class WindowOutcome:
-    """How a window ended: with its manifest, or with an error.
-
-    Attributes:
-        window: which one.
-        manifest: as committed; None if it failed.
-        error: why it failed; None if it did not.
-        reused: it was found committed by an earlier try of the same work and not read again.
-        conflicts: tries that a standby ended because it had changes to replay.
-    """
-
-    window: Window
-    manifest: WindowManifest | None = None
-    error: Exception | None = None
-    reused: bool = False
-    conflicts: int = 0
 
 
 class WindowRun:
@@ -50,14 +24,13 @@ class WindowRun:
     reported before more is read.
     """
 
-    def __init__(self, source: Source, job: ExportJob, windows: Sequence[Window], workers: int) -> None:
-        self._source = source
-        self._job = job
+    def __init__(self, make_worker: MakeWorker, windows: Sequence[Window], workers: int) -> None:
+        self._make_worker = make_worker
         self._expected = len(windows)
         self._waiting = deque(windows)
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._sessions: set[Session] = set()
+        self._running: set[Cancellable] = set()
         self._fatal: RivetError | None = None
         workers = min(workers, len(windows))
         self._outcomes = _Outcomes(max(workers, 1))
@@ -87,15 +60,15 @@ class WindowRun:
         """
         self._stop.set()
         with self._lock:
-            running = list(self._sessions)
-        for session in running:
-            session.cancel()
+            running = list(self._running)
+        for each in running:
+            each.cancel()
         for thread in self._threads:
             thread.join(_JOIN_SECONDS)
         return self._outcomes.left()
 
     def _work(self) -> None:
-        worker = _Worker(self._source, self._job, self)
+        worker = self._make_worker(self)
         try:
             while not self._stop.is_set() and (window := self._next()) is not None:
                 self._outcomes.add(self._outcome(worker, window), self._stop)
@@ -108,7 +81,7 @@ class WindowRun:
         except IndexError:
             return None
 
-    def _outcome(self, worker: _Worker, window: Window) -> WindowOutcome:
+    def _outcome(self, worker: Worker, window: Window) -> WindowOutcome:
         if self._fatal is not None:
             return WindowOutcome(window, error=self._fatal)
         try:
@@ -135,15 +108,15 @@ class WindowRun:
         """Wait between tries, but not longer than until a stop."""
         self._stop.wait(seconds)
 
-    def register(self, session: Session) -> None:
-        """Make a session known, so that a stop can cancel its statement."""
+    def register(self, running: Cancellable) -> None:
+        """Make something known, so that a stop can cancel its statement."""
         with self._lock:
-            self._sessions.add(session)
+            self._running.add(running)
 
-    def forget(self, session: Session) -> None:
-        """The session is about to be closed."""
+    def forget(self, running: Cancellable) -> None:
+        """It is about to be closed."""
         with self._lock:
-            self._sessions.discard(session)
+            self._running.discard(running)
 
 
 class _Outcomes:
@@ -182,74 +155,3 @@ class _Outcomes:
         """All that were not dropped."""
         with self._changed:
             return list(self._waiting)
-
-
-class _Worker:
-    """One thread's connection, and the page size that it has learnt."""
-
-    def __init__(self, source: Source, job: ExportJob, run: WindowRun) -> None:
-        self._source = source
-        self._job = job
-        self._run = run
-        self._session: Session | None = None
-        limits = job.config.limits
-        self._servo = PageServo(
-            limits.page_bytes,
-            limits.page_seconds,
-            job.table.average_row_bytes,
-            unbounded=any(column.unbounded for column in job.table.columns),
-        )
-
-    def export(self, window: Window) -> WindowOutcome:
-        """Export one window, trying again after failures that may pass."""
-        done = load_window(self._job.store, window.generation, window.key)
-        if done is not None and is_same_work(done, self._job, window):
-            return WindowOutcome(window, done, reused=True)
-        limits = self._job.config.limits
-        conflicts = 0
-        for attempt in range(1, limits.attempts + 1):
-            try:
-                manifest = export_window(
-                    self._connected(),
-                    self._job,
-                    window,
-                    self._servo,
-                    attempt=attempt,
-                    stopped=self._run.stopped,
-                )
-                self._servo.relax()
-                return WindowOutcome(window, manifest, conflicts=conflicts)
-            except Exception as exc:
-                # Whatever state the connection is in, the next try begins with a new one.
-                self.disconnect()
-                retryable = isinstance(exc, RivetError) and exc.retryable
-                if not retryable or attempt == limits.attempts or self._run.stopped():
-                    raise
-                if isinstance(exc, SourceError) and exc.code in ("RIVET_SOURCE_TIMEOUT", _CONFLICT):
-                    self._servo.shrink()
-                    conflicts += exc.code == _CONFLICT
-                self._run.pause(pause_seconds(limits, attempt))
-        raise AssertionError("the last attempt returns or raises")
-
-    def _connected(self) -> Session:
-        if self._session is None:
-            self._session = self._source.connect()
-            self._run.register(self._session)
-        return self._session
-
-    def disconnect(self) -> None:
-        """Close the connection, if there is one."""
-        if self._session is not None:
-            self._run.forget(self._session)
-            self._session.close()
-            self._session = None
-
-
-def is_same_work(manifest: WindowManifest, job: ExportJob, window: Window) -> bool:
-    """Whether a committed window is the very one that this work would read."""
-    return (
-        manifest.work_id == job.work_id
-        and window.has_bounds_of(manifest)
-        and manifest.table == job.table.label
-        and all(format_of(part.path) is FORMATS[job.config.format.type] for part in manifest.parts)
-    )

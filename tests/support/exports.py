@@ -8,7 +8,7 @@ from typing import Any
 from rivet_dagster.export.config import parse_config
 from rivet_dagster.export.operations import TableExport
 from rivet_dagster.export.plan import Plan
-from rivet_dagster.export.runner import WindowOutcome
+from rivet_dagster.export.workers import WindowOutcome
 
 
 def prepared(dsn: str, lake: Path, table: str, **config: Any) -> TableExport:

@@ -14,13 +14,13 @@ from unittest import mock
 import pyarrow.parquet as pq
 
 from rivet_dagster.errors import SourceError
-from rivet_dagster.export import runner
+from rivet_dagster.export import workers
 from rivet_dagster.export.config import parse_config
 from rivet_dagster.export.names import table_folder
 from rivet_dagster.export.operations import TableExport
-from rivet_dagster.export.runner import WindowOutcome
 from rivet_dagster.export.servo import PageServo
 from rivet_dagster.export.validate import validate_export
+from rivet_dagster.export.workers import WindowOutcome
 from rivet_dagster.sources.typenames import type_name
 from tests.support.exports import run_all
 from tests.support.readers import part_files, sealed
@@ -124,7 +124,7 @@ def sealed_export(
     """Export everything; gives the export's folder."""
     export = export_of(bench.engine.dsn, case, lake, kind)
     plan, _ = export.plan()
-    with mock.patch.object(runner, "PageServo", servo):
+    with mock.patch.object(workers, "PageServo", servo):
         outcomes = run_all(export, plan, workers=case.workers)
     for outcome in outcomes:
         if outcome.error is not None:
