@@ -18,6 +18,7 @@ _HASH_DIGITS = 32
 MANIFEST = "manifest.json"
 SUCCESS = "_SUCCESS"
 WORK = "work.json"
+QUARANTINE = "quarantine"
 
 
 def parse_table(text: str) -> tuple[str, str]:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of a listing: its path below the store's root and its size in bytes."""
+    """One object of a listing.
+
+    Attributes:
+        path: below the store's root.
+        size: in bytes.
+        modified: when it was written last, by the store's clock.
+    """
 
     path: str
     size: int
+    modified: datetime
 
 
 class Store(Protocol):
@@ -46,6 +54,13 @@ class Store(Protocol):
         """Write a small object unless there is one already; says whether it was written."""
         ...
 
+    def replace(self, path: str, data: bytes, before: bytes | None) -> bool:
+        """Write a small object over `before`, None being no object, unless something else is there by now.
+
+        Says whether it was written.
+        """
+        ...
+
     def put_file(self, path: str, source: Path) -> None:
         """Publish a local file over whatever is there, in bounded memory."""
         ...
@@ -56,6 +71,10 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Objects below the folder `prefix`, in no particular order."""
+        ...
+
+    def move(self, path: str, to: str) -> None:
+        """Give an object another path; harmless if there is none."""
         ...
 
     def delete(self, path: str) -> None:

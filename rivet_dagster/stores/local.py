@@ -113,6 +113,31 @@ class LocalStore:
                 return False
             return True
 
+    def replace(self, path: str, data: bytes, before: bytes | None) -> bool:
+        """Write a small object over `before`, unless something else is there by now.
+
+        Writers of a folder's objects wait for one another. Some network file systems have no locks: there, whoever
+        writes last wins.
+        """
+        if before is None:
+            return self.create(path, data)
+        with self._alone(path):
+            if self.get(path) != before:
+                return False
+            self.put(path, data)
+            return True
+
+    @contextmanager
+    def _alone(self, path: str) -> Iterator[None]:
+        """Alone with the folder of an object, among those who ask to be."""
+        folder = os.open((self._root / path).parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
     def put_file(self, path: str, source: Path) -> None:
         """Publish a local file; it becomes visible as a whole by a rename."""
         with _translated("write", self.url(path)):
@@ -143,7 +168,12 @@ class LocalStore:
         with _translated("list", self.url(prefix)):
             for batch in obstore.list(store, prefix):
                 for meta in batch:
-                    yield StoredObject(meta["path"], meta["size"])
+                    yield StoredObject(meta["path"], meta["size"], meta["last_modified"])
+
+    def move(self, path: str, to: str) -> None:
+        """Give an object another path; harmless if there is none."""
+        with _translated("move", self.url(path)), suppress(FileNotFoundError):
+            obstore.rename(self._writable, path, to)
 
     def delete(self, path: str) -> None:
         """Remove an object; harmless if there is none."""
