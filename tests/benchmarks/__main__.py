@@ -22,6 +22,7 @@ from tests.benchmarks.limits import unmeasured
 from tests.benchmarks.mariadb import MARIADB_TABLES, UUID_KEYS, UUID_ROWS, MariaStage, open_mariadb
 from tests.benchmarks.measure import ContenderError
 from tests.benchmarks.overhead import Overhead
+from tests.benchmarks.planning import MARIADB_PART, PLANNED_ROWS, Planning
 from tests.benchmarks.report import Report, markdown, print_report, to_json
 from tests.benchmarks.stage import TABLES, PostgresStage, Stage, Table, open_stage
 from tests.benchmarks.suite import Suite
@@ -51,6 +52,7 @@ _SECTIONS = {
     "decoding": "what decoding adds to reading from MariaDB",
     "uuid-keys": "a table of MariaDB under random binary keys",
     "dagster": "what Dagster adds to a window, and this package to a start",
+    "planning": "what planning takes of PostgreSQL and MariaDB",
     _WIDE_SECTION: "tables of long rows",
 }
 
@@ -170,6 +172,14 @@ class _Measuring:
         self._report.window_cost = overhead.windows(TABLES[_SMALL_TABLE])
         self._report.load_cost = overhead.loading()
 
+    def _planning(self) -> None:
+        rows = self._options.planning_rows
+        self._report.planning.append(self._planning_on(self._stage).cost(rows))
+        self._report.planning.append(self._planning_on(self._maria).cost(rows // MARIADB_PART))
+
+    def _planning_on(self, stage: Stage) -> Planning:
+        return Planning(stage, self._suite_on(stage).bench, self._options.runs, self._say)
+
     def _wide(self) -> None:
         self._report.wide.extend(self._suite.alone(table, self._options.wide_rows) for table in WIDE)
 
@@ -197,6 +207,8 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--wide-rows", type=_rows(_LEAST_ROWS), default=WIDE_ROWS, metavar="N", help=text)
     text = f"rows of the section uuid-keys; default: {UUID_ROWS}"
     parser.add_argument("--uuid-rows", type=_rows(_LEAST_ROWS), default=UUID_ROWS, metavar="N", help=text)
+    text = f"rows of the section planning, of which MariaDB has a tenth; default: {PLANNED_ROWS}"
+    parser.add_argument("--planning-rows", type=_rows(10 * _LEAST_ROWS), default=PLANNED_ROWS, metavar="N", help=text)
     parser.add_argument("--runs", type=int, choices=range(1, 100), default=3, metavar="N", help="of each; default: 3")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement as JSON")
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="write the report as Markdown")

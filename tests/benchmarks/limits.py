@@ -12,6 +12,7 @@ from tests.benchmarks.contenders.ours import DEFAULT
 from tests.benchmarks.insight import Decoding, FirstUse, Hashing
 from tests.benchmarks.measure import Measurement
 from tests.benchmarks.overhead import DAGSTER, DEMO, IN_MEMORY, IN_SQLITE, PACKAGE, LoadCost, WindowCost
+from tests.benchmarks.planning import HUGE, PlanningCost, PlanningRun
 from tests.benchmarks.suite import Flatness, Result, TableResults
 
 _CPU_OF_RIVALS = {POSTGRESQL: {"connectorx": 0.75, "adbc": 0.75}, MARIADB: {"connectorx": 0.80}}
@@ -26,6 +27,8 @@ _HASHING_SHARE = 0.10
 _DECODING = 1.25
 _WINDOW_MS = 20.0
 _LOADING_MS = 300.0
+_PASSES = 1.1
+_ESTIMATING_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,25 @@ def of_loading(cost: LoadCost) -> Iterator[Verdict]:
     for command in cost.commands:
         what = f"`dg {command}`: added by five tables, CPU, median"
         yield Verdict(what, cost.added_to_command_ms(command), _LOADING_MS, "ms")
+
+
+def of_planning(cost: PlanningCost) -> Iterator[Verdict]:
+    """Limits of what a walk asks of the server, and of how long a huge table takes by statistics."""
+    for each in cost.ways:
+        where = f"{cost.server}, planning {each.way.rows:,} rows, {each.way.title}"
+        if each.way.walks:
+            yield Verdict(f"{where}: longest statement, worst", each.worst(_planning_statement), _STATEMENT_S, "s")
+            yield Verdict(f"{where}: passes over the index, worst", each.worst(each.passes), _PASSES)
+        if each.way.table is HUGE:
+            yield Verdict(f"{where}: wall, worst", each.worst(_planning_wall), _ESTIMATING_S, "s")
+
+
+def _planning_statement(run: PlanningRun) -> float:
+    return run.statement_s
+
+
+def _planning_wall(run: PlanningRun) -> float:
+    return run.wall_s
 
 
 def _of_result(where: str, result: Result) -> Iterator[Verdict]:

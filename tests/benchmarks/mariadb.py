@@ -18,7 +18,7 @@ from demo import DemoError
 from demo.mariadb import MariaServer
 from tests.benchmarks.contender import MARIADB
 from tests.benchmarks.declared import mariadb_schema
-from tests.benchmarks.stage import TABLES, Durations, Stage, Table
+from tests.benchmarks.stage import TABLES, Durations, Looks, Stage, Table
 
 _SLOW_LOG = "slow.log"
 
@@ -34,6 +34,11 @@ SETTINGS = {
     "slow-query-log-file": _SLOW_LOG,
     "long-query-time": "0.005",
 }
+
+
+# Steps to an entry of an index, however it was found.
+_ENTRIES = tuple(f"Handler_read_{step}" for step in ("first", "key", "last", "next", "prev"))
+_BLOCKS = "Innodb_buffer_pool_read_requests"
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,13 @@ class MariaStage(Stage):
     def durations(self) -> Durations:
         """In the log of slow statements, which lies beside the databases."""
         return Durations(self.server.data / "cluster" / _SLOW_LOG, re.compile(rb"# Query_time: ([\d.]+)"), 1.0)
+
+    def looked_at(self, dsn: str) -> Looks:
+        """By the server's counters, of all databases."""
+        with self.server.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW GLOBAL STATUS WHERE Variable_name IN %s", [(*_ENTRIES, _BLOCKS)])
+            found = {name: int(value) for name, value in cursor.fetchall()}
+        return Looks(sum(found[name] for name in _ENTRIES), found[_BLOCKS])
 
     def server_version(self) -> str:
         """MariaDB's version."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from rivet_dagster.export.servo import PageServo
 from rivet_dagster.sources.base import BatchLimits, KeyRange, SourceLimits, Table, WindowReader
-from rivet_dagster.sources.ordering import choose_key
 from rivet_dagster.sources.mysql.connect import connect, parse_dsn
 from rivet_dagster.sources.mysql.statements import Statements
 from rivet_dagster.sources.mysql.stream import ResultColumn, ResultStream
+from rivet_dagster.sources.ordering import choose_key
 from tests.benchmarks.contender import Task
 
 # Somewhat more than the 8 MiB on the wire that an export's pages aim at.

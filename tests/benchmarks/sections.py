@@ -12,6 +12,7 @@ from tests.benchmarks.insight import FIRST, SECOND, WARM, WARMED, Decoding, Firs
 from tests.benchmarks.limits import above_idle, longest_statement
 from tests.benchmarks.measure import MB, Measurement
 from tests.benchmarks.overhead import ALONE, DAGSTER, DECLARED, EMPTY, WAYS, LoadCost, WindowCost
+from tests.benchmarks.planning import HUGE, WINDOW_ROWS, PlanningCost, WayCost
 from tests.benchmarks.suite import Flatness, Result, TableResults
 
 NONE = "-"
@@ -301,6 +302,54 @@ def of_start_up(start_up: StartUp) -> Section:
         headings=("", "CPU s"),
         rows=(*((step, f"{seconds:.3f}") for step, seconds in steps.items()), ("all", f"{sum(steps.values()):.3f}")),
     )
+
+
+def of_planning(cost: PlanningCost) -> Section:
+    """What planning takes, and what it asks of the server."""
+    return Section(
+        title=f"Planning {cost.rows:,} rows, {WINDOW_ROWS:,} a window",
+        headings=(
+            "",
+            "windows",
+            "rows by the plan",
+            "rows by the table",
+            "wall s",
+            "CPU s",
+            "longest statement s, worst",
+            "entries",
+            "passes",
+            "blocks",
+        ),
+        rows=tuple(_planning(each, cost.rows) for each in cost.ways),
+        remarks=("Rows are those of the smallest and of the largest window.", *_restored(cost)),
+    )
+
+
+def _planning(each: WayCost, usual_rows: int) -> tuple[str, ...]:
+    last = each.runs[-1]
+    return (
+        each.way.title + (f", {each.way.rows:,} rows" if each.way.rows != usual_rows else ""),
+        f"{last.windows:,}",
+        _extent(last.planned),
+        _extent(last.real),
+        f"{each.median(lambda run: run.wall_s):,.2f}",
+        f"{each.median(lambda run: run.cpu_s):,.2f}",
+        f"{each.worst(lambda run: run.statement_s):,.2f}",
+        f"{each.median(lambda run: run.entries):,.0f}",
+        f"{each.median(each.passes):,.2f}",
+        f"{each.median(lambda run: run.blocks):,.0f}",
+    )
+
+
+def _extent(rows: tuple[int, int] | None) -> str:
+    return NONE if rows is None else "-".join(f"{each:,}" for each in dict.fromkeys(rows))
+
+
+def _restored(cost: PlanningCost) -> Iterator[str]:
+    for each in cost.ways:
+        if each.way.table is HUGE:
+            size = each.way.windows["rows"]
+            yield f"Restored statistics: keyset, estimated, by those of {each.way.rows:,} rows, {size:,} a window."
 
 
 # -------------------------------------------------------------------------------------------------------- Dagster

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import ClassVar
 import psycopg
 import pyarrow as pa
 
+from demo import DemoError
 from demo.postgres import EmbeddedPostgres
 from tests.benchmarks.contender import POSTGRESQL, Task
 from tests.benchmarks.declared import declared_schema
@@ -31,6 +33,18 @@ SETTINGS = {
     "max_wal_size": "8GB",
     "log_min_duration_statement": "5ms",
 }
+
+
+_END_SECONDS = 10.0
+
+_OTHERS = """
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+_LOOKS = """
+SELECT (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes),
+       (SELECT sum(heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit) FROM pg_statio_user_tables)
+"""
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,19 @@ class Durations:
     unit_s: float
 
 
+@dataclass(frozen=True)
+class Looks:
+    """What a server has looked at since some moment.
+
+    Attributes:
+        entries: of indexes.
+        blocks: of tables and indexes, in memory or not.
+    """
+
+    entries: int
+    blocks: int
+
+
 class Stage(ABC):
     """A server, its tables and a folder to write to.
 
@@ -118,6 +145,10 @@ class Stage(ABC):
         """Where the server writes how long statements ran."""
 
     @abstractmethod
+    def looked_at(self, dsn: str) -> Looks:
+        """What the server has looked at until now for others' sessions in the database of `dsn`, all of them over."""
+
+    @abstractmethod
     def server_version(self) -> str:
         """The server's version."""
 
@@ -155,6 +186,17 @@ class PostgresStage(Stage):
     def durations(self) -> Durations:
         """In the server's log."""
         return Durations(self.server.data / "server.log", re.compile(rb"LOG:  duration: ([\d.]+) ms"), 1e-3)
+
+    def looked_at(self, dsn: str) -> Looks:
+        """By the server's statistics, which a session completes when it ends."""
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            until = time.monotonic() + _END_SECONDS
+            while connection.execute(_OTHERS).fetchone() != (0,):
+                if time.monotonic() > until:
+                    raise DemoError("A session of PostgreSQL did not end.")
+                time.sleep(0.01)
+            ((entries, blocks),) = connection.execute(_LOOKS).fetchall()
+            return Looks(int(entries), int(blocks))
 
     def server_version(self) -> str:
         """PostgreSQL's version."""
