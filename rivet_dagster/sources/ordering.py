@@ -27,9 +27,9 @@ def choose_key(table: Table, columns: Sequence[str] | None) -> Key:
         raise SourceError(
             "RIVET_KEY_MISSING",
             f"Table {table.label} has no usable key: no valid unique index over NOT NULL columns.{rejected} "
-            f"As a whole it would hold one query open for {_whole_seconds(table)}; PostgreSQL reads it by many short ones.",
-            "Add a primary key, or a unique index over NOT NULL columns, and plan again; or accept reading it as a whole "
-            "with windows of type full.",
+            f"As a whole it would hold one query open for {_whole_seconds(table)}; PostgreSQL has many short ones.",
+            "Add a primary key, or a unique index over NOT NULL columns, and plan again; or accept that, with windows "
+            "of type full.",
             fatal=True,
         )
     if columns is None:

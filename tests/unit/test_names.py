@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rivet_dagster.errors import ConfigError
-from rivet_dagster.export.names import parse_table, parse_window_key, part_path, plain_name, table_folder, window_key
+from rivet_dagster.export.names import (
+    generation_of,
+    parse_table,
+    part_path,
+    plain_name,
+    table_folder,
+    window_key,
+    window_path,
+    window_stem,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,14 +91,29 @@ def test_folder_of_a_plain_name_is_the_name() -> None:
 
 @given(st.integers(1, 99), st.integers(0, 10_000_000))
 def test_window_keys_come_back(generation: int, index: int) -> None:
-    assert parse_window_key(window_key(generation, index)) == (generation, index)
+    key = window_key(generation, index)
+    assert generation_of(key) == generation
+    assert window_path(generation, key) == f"g{generation}/windows/w{index:06d}.json"
 
 
-def test_other_keys_are_refused() -> None:
-    with pytest.raises(ValueError, match="no window key"):
-        parse_window_key("g1-w17")
+@pytest.mark.parametrize(
+    ("key", "stem"),
+    [
+        ("2026-01-31", "t2026-01-31"),
+        ("2026-10-25-02:00+0100", "t2026-10-25-02_x003A_00_x002B_0100"),
+        ("g1-w17", "tg1-w17"),
+    ],
+)
+def test_slices_of_time_are_called_by_their_keys(key: str, stem: str) -> None:
+    assert window_stem(key) == stem
+    assert generation_of(key) is None
+
+
+@given(st.sets(st.text(min_size=1, max_size=20), min_size=2, max_size=5))
+def test_distinct_keys_have_distinct_files(keys: set[str]) -> None:
+    assert len({window_stem(key) for key in keys}) == len(keys)
 
 
 def test_part_names_hold_the_fingerprint() -> None:
-    path = part_path(1, 17, 0, "xxh3-128:00112233445566778899aabbccddeeff", "parquet")
+    path = part_path(1, "g1-w000017", 0, "xxh3-128:00112233445566778899aabbccddeeff", "parquet")
     assert path == "g1/data/w000017/part-00000-0011223344556677.parquet"
