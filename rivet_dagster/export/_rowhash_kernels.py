@@ -1,8 +1,8 @@
 """Compiled loops behind the row fingerprint; `fingerprint` says what they compute.
 
-A block of rows has two arrays of running hashes, one a lane: `begin` starts them, `mix` passes over them once for
-each word of each column, `finish` ends them. These loops have no branches, so that the compiler turns them into
-vector instructions.
+A block of rows has two arrays of running hashes, one a lane: `begin` starts them, `mix_one` and `mix_two` pass over
+them column by column, `finish` ends them. These loops have no branches, so that the compiler turns them into vector
+instructions. What a cell's word becomes in the first lane serves the row's hash and the column's checksum.
 """
 
 from __future__ import annotations
@@ -37,24 +37,55 @@ def begin(lanes: tuple[Words, Words], seeds: Pair) -> None:
 
 
 @kernel
-def mix(lanes: tuple[Words, Words], keys: Pair, words: Words, valid: Bytes) -> None:
-    """Mix one word a row into every row's hashes.
+def mix_one(lanes: tuple[Words, Words], keys: Pair, words: Words, valid: Bytes) -> _Word:
+    """Mix cells of one word each, or one word of longer cells, into the running hashes of their rows.
 
     Args:
         lanes: the running hashes.
         keys: the column's key in each lane.
         words: the rows' words; whatever stands there for a NULL is left out.
         valid: 0 for NULL, else 1; empty where the column has no NULL.
+
+    Returns:
+        Sum of the hashes in the first lane that rows of only these words would have.
     """
     first, second = lanes
+    start, total = _PRIME_5, np.uint64(0)
+    null = _avalanche(_null_step(start, keys[0]))
     for row in range(words.size):
-        one = _step(first[row], words[row] + keys[0])
+        rounded = _rounded(words[row] + keys[0])
+        one = _join(first[row], rounded)
         two = _step(second[row], words[row] + keys[1])
+        cell = _avalanche(_join(start, rounded))
         if valid.size > 0:
             one = one if valid[row] else _null_step(first[row], keys[0])
             two = two if valid[row] else _null_step(second[row], keys[1])
+            cell = cell if valid[row] else null
         first[row] = one
         second[row] = two
+        total += cell
+    return total
+
+
+@kernel
+def mix_two(lanes: tuple[Words, Words], keys: Pair, words: tuple[Words, Words], valid: Bytes) -> _Word:
+    """Mix cells of two words each; otherwise as `mix_one`."""
+    first, second = lanes
+    start, total = _PRIME_5, np.uint64(0)
+    null = _avalanche(_null_step(_null_step(start, keys[0]), keys[0]))
+    for row in range(first.size):
+        early, late = _rounded(words[0][row] + keys[0]), _rounded(words[1][row] + keys[0])
+        one = _join(_join(first[row], early), late)
+        two = _step(_step(second[row], words[0][row] + keys[1]), words[1][row] + keys[1])
+        cell = _avalanche(_join(_join(start, early), late))
+        if valid.size > 0:
+            one = one if valid[row] else _null_step(_null_step(first[row], keys[0]), keys[0])
+            two = two if valid[row] else _null_step(_null_step(second[row], keys[1]), keys[1])
+            cell = cell if valid[row] else null
+        first[row] = one
+        second[row] = two
+        total += cell
+    return total
 
 
 @kernel
@@ -136,7 +167,18 @@ def _round(running: _Word, word: _Word) -> _Word:
 @helper
 def _step(running: _Word, word: _Word) -> _Word:
     """XXH64's step for eight bytes: a bijection of either argument while the other one is fixed."""
-    return _rotate(running ^ _round(np.uint64(0), word), 27) * _PRIME_1 + _PRIME_4
+    return _join(running, _rounded(word))
+
+
+@helper
+def _rounded(word: _Word) -> _Word:
+    """What a word becomes before it meets the running hash."""
+    return _round(np.uint64(0), word)
+
+
+@helper
+def _join(running: _Word, rounded: _Word) -> _Word:
+    return _rotate(running ^ rounded, 27) * _PRIME_1 + _PRIME_4
 
 
 @helper

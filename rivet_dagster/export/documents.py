@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from rivet_dagster.errors import IntegrityError
 
@@ -150,12 +150,22 @@ class Part(_Model):
         rows: rows in it.
         bytes: size of the file.
         content_fingerprint: `xxh3-128:<32 hex digits>` of the file's bytes.
+        columns: checksum of each column's values, 16 hex digits, in the table's order; empty where none were kept.
     """
 
     path: str
     rows: int
     bytes: int
     content_fingerprint: str
+    columns: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_absent_columns(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Documents of before there were checksums keep their bytes, and seals of such their ids."""
+        values: dict[str, Any] = write(self)
+        if not self.columns:
+            del values["columns"]
+        return values
 
 
 class ReadStatistics(_Model):

@@ -1,10 +1,14 @@
-"""Computing row fingerprints of Arrow batches. Importing this module imports numba; what is computed is defined in
-`rivet_dagster.export.fingerprint`.
+"""Computing row fingerprints of Arrow batches, and checksums of their columns on the way.
+
+Importing this module imports numba. Row fingerprints are defined in `rivet_dagster.export.fingerprint`. The checksum of
+column number `n` is the sum of lane 0 that the fingerprint would have if rows had nothing but this column, with the key
+of number `n`: free of order like the fingerprint, counting each value as often as it is there, NULL among them, and
+another one for the same values in another column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,8 @@ from rivet_dagster.export.fingerprint import Fingerprint
 _SEEDS = (np.uint64(0), np.uint64(0x9E3779B97F4A7C15))
 _NAN = np.uint64(0x7FF8000000000000)
 # Rows whose running hashes stay in the processor's cache while every column passes over them.
-_BLOCK_ROWS = 16 << 10
+_BLOCK_ROWS = 32 << 10
+_MASK = 2**64 - 1
 
 _Words = npt.NDArray[np.uint64]
 _Items = npt.NDArray[Any]
@@ -27,26 +32,36 @@ _Keys = tuple[np.uint64, np.uint64]
 
 
 class RowHasher:
-    """Adds up the fingerprint of the batches that it is shown.
+    """Adds up the fingerprint and the columns' checksums of the batches that it is shown.
 
     Args:
         schema: the columns. Their names and nullability leave no trace in the fingerprint.
+        numbers: number of each column, from 0 on, where the batches have only some of a table's columns: then the
+            columns' checksums are those of the whole table, and the fingerprint is none.
 
     Raises:
         ConfigError: RIVET_FINGERPRINT_TYPE for a type that the algorithm does not cover.
     """
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, numbers: Sequence[int] | None = None) -> None:
         self._types = schema.types
         self._families = [_family(field.name, field.type) for field in schema]
-        self._keys = [_keys(number, _full_family(field.type)) for number, field in enumerate(schema)]
-        self._lanes = (np.empty(_BLOCK_ROWS, np.uint64), np.empty(_BLOCK_ROWS, np.uint64))
+        numbered = zip(range(len(schema)) if numbers is None else numbers, schema.types, strict=True)
+        self._keys = [_keys(number, _full_family(kind)) for number, kind in numbered]
+        self._lanes = _new_lanes(_BLOCK_ROWS)
         self._total = Fingerprint.zero()
+        self._columns = [0] * len(schema)
 
     @property
     def fingerprint(self) -> Fingerprint:
         """Fingerprint of the rows so far."""
         return self._total
+
+    def take_columns(self) -> tuple[str, ...]:
+        """Checksums of the columns over the rows since they were last taken: 16 hexadecimal digits a column."""
+        taken = tuple(f"{total:016x}" for total in self._columns)
+        self._columns = [0] * len(self._columns)
+        return taken
 
     def update(self, batch: pa.RecordBatch) -> None:
         """Add the rows of `batch`.
@@ -64,8 +79,9 @@ class RowHasher:
         """Add a block, whose words are few enough to stay in the processor's cache."""
         lanes = (self._lanes[0][: block.num_rows], self._lanes[1][: block.num_rows])
         kernels.begin(lanes, _SEEDS)
-        for keys, family, column in zip(self._keys, self._families, block.columns, strict=True):
-            _mix(lanes, keys, family, _plain(column))
+        for number, column in enumerate(block.columns):
+            own = _mix(lanes, self._keys[number], self._families[number], _plain(column))
+            self._columns[number] = (self._columns[number] + own) & _MASK
         first, second = kernels.finish(lanes)
         self._total += Fingerprint(block.num_rows, int(first), int(second))
 
@@ -83,14 +99,32 @@ def _elements(array: pa.Array[Any]) -> int:
     return last - first
 
 
-def _mix(lanes: tuple[_Words, _Words], keys: _Keys, family: str, array: pa.Array[Any]) -> None:
-    """Mix a column's cells into the running hashes of their rows."""
+def add_columns(parts: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Checksums of the columns of several parts together; they are given part by part."""
+    return tuple(f"{sum(int(one, 16) for one in column) & _MASK:016x}" for column in zip(*parts, strict=True))
+
+
+def _new_lanes(rows: int) -> tuple[_Words, _Words]:
+    return np.empty(rows, np.uint64), np.empty(rows, np.uint64)
+
+
+def _mix(lanes: tuple[_Words, _Words], keys: _Keys, family: str, array: pa.Array[Any]) -> int:
+    """Mix a column's cells into the running hashes of their rows; gives the column's checksum."""
     if len(array) == 0:
-        return  # no elements at all: Arrow then allows buffers without even a first offset
+        return 0  # no elements at all: Arrow then allows buffers without even a first offset
     valid = _validity(array)
-    words = _list_words(keys, family, array) if family.startswith(_LIST) else _READERS[family](array)
+    found = _list_words(keys, family, array) if family.startswith(_LIST) else _READERS[family](array)
+    words = [_uniform(word) for word in found]
+    if len(words) == 1:
+        return int(kernels.mix_one(lanes, keys, words[0], valid))
+    if len(words) == 2:
+        return int(kernels.mix_two(lanes, keys, (words[0], words[1]), valid))
+    own = _new_lanes(len(array))
+    kernels.begin(own, _SEEDS)
     for word in words:
-        kernels.mix(lanes, keys, _uniform(word), valid)
+        kernels.mix_one(lanes, keys, word, valid)
+        kernels.mix_one(own, keys, word, valid)
+    return int(kernels.finish(own)[0])
 
 
 def _list_words(keys: _Keys, family: str, array: pa.Array[Any]) -> list[_Words]:
@@ -98,10 +132,10 @@ def _list_words(keys: _Keys, family: str, array: pa.Array[Any]) -> list[_Words]:
     assert isinstance(array, pa.ListArray | pa.LargeListArray)
     offsets = _offsets(array, large=isinstance(array, pa.LargeListArray))
     elements = _plain(array.values[int(offsets[0]) : int(offsets[-1])])
-    lanes = (np.empty(len(elements), np.uint64), np.empty(len(elements), np.uint64))
+    lanes = _new_lanes(len(elements))
     kernels.begin(lanes, _SEEDS)
     _mix(lanes, keys, family.removeprefix(_LIST).removesuffix(")"), elements)
-    folded = (np.empty(len(array), np.uint64), np.empty(len(array), np.uint64))
+    folded = _new_lanes(len(array))
     kernels.fold(lanes, _SEEDS, _uniform(offsets - offsets[0]), folded)
     return [*folded, np.diff(offsets).view(np.uint64)]
 

@@ -8,14 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rivet_dagster.errors import InterruptedExport, SourceError, StoreError
 from rivet_dagster.export.commit import SpooledPart, commit_window, spooled
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.documents import ReadStatistics, Replacement, WindowManifest, schema_fingerprint
 from rivet_dagster.export.faults import fault_point
-from rivet_dagster.export.names import window_stem
+from rivet_dagster.export.names import window_path, window_stem
 from rivet_dagster.export.plan import Window
 from rivet_dagster.export.schema import planned_columns
 from rivet_dagster.export.servo import PageServo
@@ -50,8 +50,18 @@ class ExportJob:
     work_id: str
 
 
+class RowSink(Protocol):
+    """Where the rows of a window go."""
+
+    job: ExportJob
+
+    def extend(self, batches: Iterator[pa.RecordBatch]) -> None:
+        """Take these batches, and let go of each before the next."""
+        ...
+
+
 @dataclass
-class _Tally:
+class Tally:
     """What reading a window asked of the source, so far."""
 
     pages: int = 0
@@ -60,6 +70,7 @@ class _Tally:
     longest: float = 0.0
 
     def add(self, page: Page) -> None:
+        """Count a page."""
         self.pages += page.rows > 0 or page.running_s > 0
         self.wire_bytes += page.wire_bytes
         self.largest = max(self.largest, page.wire_bytes)
@@ -112,7 +123,7 @@ class PartFiles:
     def _close(self) -> None:
         if self._open is not None:
             self._open.close()
-            self.closed.append(spooled(self._path, self._open.rows))
+            self.closed.append(spooled(self._path, self._open.rows, self.hasher.take_columns()))
             self._open = None
 
     def discard(self) -> None:
@@ -148,20 +159,21 @@ def export_window(
 
     Raises:
         InterruptedExport: `stopped` said so; nothing was committed.
-        SourceError, StoreError: nothing was committed.
+        SourceError, StoreError: nothing was committed by this.
     """
     from rivet_dagster.export.rowhash import RowHasher  # noqa: PLC0415 (numba is paid for when reading begins)
 
     began = time.monotonic()
     read_at = datetime.now(timezone.utc)
-    tally = _Tally()
+    tally = Tally()
+    before = job.store.get(window_path(window.generation, window.key))
     with ExitStack() as cleanup:
         limits = BatchLimits(wire_bytes=job.config.format.row_group_bytes)
         with session.open_window(job.table, job.key, limits) as reader:
             opened = time.monotonic()
             parts = PartFiles(job, window_stem(window.key), RowHasher(reader.schema))
             cleanup.callback(parts.discard)
-            _read_pages(reader, window, servo, parts, tally, stopped)
+            read_pages(reader, window, servo, parts, tally, stopped)
             held = time.monotonic() - opened
         parts.extend(reader.finish())
         parts.close()
@@ -197,20 +209,25 @@ def export_window(
                 attempts=attempt,
             ),
         )
-        return commit_window(job.store, manifest, parts.closed, parts.suffix)
+        return commit_window(job.store, manifest, parts.closed, parts.suffix, before)
 
 
-def _read_pages(
+def read_pages(
     reader: WindowReader,
     window: Window,
     servo: PageServo,
-    parts: PartFiles,
-    tally: _Tally,
+    sink: RowSink,
+    tally: Tally,
     stopped: Callable[[], bool],
 ) -> None:
-    """Read page after page until one says that it ends the window."""
+    """Read page after page until one says that it ends the window. The reader's `finish` may have rows still.
+
+    Raises:
+        InterruptedExport: `stopped` said so.
+        SourceError: RIVET_SNAPSHOT_TOO_OLD, and whatever the reader raises.
+    """
     span = window.span
-    limit_s = parts.job.config.limits.snapshot_s
+    limit_s = sink.job.config.limits.snapshot_s
     opened = time.monotonic()
     while True:
         if stopped():
@@ -218,14 +235,14 @@ def _read_pages(
         if time.monotonic() - opened > limit_s:
             raise SourceError(
                 "RIVET_SNAPSHOT_TOO_OLD",
-                f"The snapshot of window {window.key} of {parts.job.table.label} was held for {limit_s:g} s.",
+                f"The snapshot of window {window.key} of {sink.job.table.label} was held for {limit_s:g} s.",
                 "Plan fewer rows a window in another destination, or raise snapshot_s.",
             )
         asked = servo.rows
         page = reader.read_page(span, asked)
         tally.add(page)
         servo.observe(asked, page.rows, page.wire_bytes, page.seconds)
-        parts.extend(reader.decode_page())
+        sink.extend(reader.decode_page())
         fault_point("after_page", window.key)
         if page.ended:
             return

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rivet_dagster.export.fingerprint import Fingerprint
-from rivet_dagster.export.rowhash import RowHasher
+from rivet_dagster.export.rowhash import RowHasher, add_columns
 
 P1, P2, P3, P4, P5 = (
     0x9E3779B185EBCA87,
@@ -434,3 +434,59 @@ def _compare(kinds: list[pa.DataType], rows: Rows, changed: Rows) -> None:
     same = multiset(kinds, rows) == multiset(kinds, changed)
     assert (before == after) == same
     assert (before.lane0 == after.lane0) == (before.lane1 == after.lane1) == same
+
+
+# --------------------------------------------------------------------------------------------------- columns
+
+
+def checksums(*batches: pa.RecordBatch) -> tuple[str, ...]:
+    hasher = RowHasher(batches[0].schema)
+    for batch in batches:
+        hasher.update(batch)
+    return hasher.take_columns()
+
+
+@settings(max_examples=200, deadline=None)
+@given(table=tables(), before=st.integers(0, 9))
+def test_checksums_of_columns_are_what_they_are_said_to_be(table: Table, before: int) -> None:
+    """Lane 0 of rows that have nothing but the column, in its place."""
+    kinds, rows = table
+    expected = []
+    for number, kind in enumerate(kinds):
+        column = f"{number}:{family(kind)}"
+        hashes = [row_hash(SEEDS[0], [column], [cell(kind, row[number])]) for row in rows]
+        expected.append(f"{sum(hashes) & MASK:016x}")
+    assert checksums(arrow(kinds, rows, before)) == tuple(expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(table=tables(), data=st.data())
+def test_order_and_parts_do_not_matter_to_columns(table: Table, data: st.DataObject) -> None:
+    kinds, rows = table
+    whole = checksums(arrow(kinds, rows))
+    mixed = arrow(kinds, data.draw(st.permutations(rows)))
+    cut = data.draw(st.integers(0, len(rows)))
+    parts = [mixed.slice(0, cut), mixed.slice(cut)]
+    assert checksums(*parts) == add_columns(map(checksums, parts)) == whole
+
+
+@settings(max_examples=300, deadline=None)
+@given(table=tables(min_rows=1), data=st.data())
+def test_exactly_the_columns_with_other_values_have_another_checksum(table: Table, data: st.DataObject) -> None:
+    kinds, rows = table
+    changed = _changed(data.draw, kinds, rows)
+    before, after = checksums(arrow(kinds, rows)), checksums(arrow(kinds, changed))
+    for number, kind in enumerate(kinds):
+        old, new = ([(row[number],) for row in some] for some in (rows, changed))
+        assert (before[number] == after[number]) == (multiset([kind], old) == multiset([kind], new))
+
+
+@settings(max_examples=100, deadline=None)
+@given(table=tables(), data=st.data())
+def test_some_columns_have_the_checksums_that_they_have_among_all(table: Table, data: st.DataObject) -> None:
+    batch = arrow(*table)
+    whole = checksums(batch)
+    numbers = sorted(data.draw(st.sets(st.integers(0, batch.num_columns - 1))))
+    hasher = RowHasher(batch.select(numbers).schema, numbers)
+    hasher.update(batch.select(numbers))
+    assert hasher.take_columns() == tuple(whole[number] for number in numbers)

@@ -20,7 +20,7 @@ import xxhash
 from rivet_dagster.errors import ConfigError, IntegrityError
 from rivet_dagster.export import _rowhash_kernels, rowhash
 from rivet_dagster.export.fingerprint import ALGORITHM, Fingerprint
-from rivet_dagster.export.rowhash import RowHasher
+from rivet_dagster.export.rowhash import RowHasher, add_columns
 
 LONG = "longer than the twelve bytes that a view holds itself"
 MINUTE = dt.datetime(2024, 2, 29, 12, 34)
@@ -139,6 +139,56 @@ def test_no_type_s_words_ever_change(name: str, digits: str) -> None:
 @pytest.mark.parametrize(("names", "digits"), NESTED_DIGITS.items())
 def test_no_nested_type_s_words_ever_change(names: str, digits: str) -> None:
     assert str(fingerprint(NESTED.select(names.split()))) == f"rivet-row-1:{digits}"
+
+
+def checksums(table: pa.Table) -> tuple[str, ...]:
+    hasher = RowHasher(table.schema)
+    for batch in table.to_batches():
+        hasher.update(batch)
+    return hasher.take_columns()
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "digits"),
+    [
+        *((EXAMPLE, name, digits) for name, digits in COLUMN_DIGITS.items()),
+        *((NESTED, name, NESTED_DIGITS[name]) for name in NESTED.column_names),
+    ],
+)
+def test_no_checksum_of_a_column_ever_changes(table: pa.Table, name: str, digits: str) -> None:
+    """Of a single column it is the first lane of the row fingerprint."""
+    assert checksums(table.select([name])) == (digits[:16],)
+
+
+def test_checksums_depend_on_a_column_s_place_and_type() -> None:
+    one, other = checksums(pa.table({"a": [1, 2], "b": [1, 2]}))
+    assert one != other
+    assert checksums(pa.table({"b": [2, 1]})) == (one,)
+    assert checksums(pa.table({"a": [1.0, 2.0]})) != (one,)
+    swapped = pa.table({"a": [3, 4], "b": [1, 2]}), pa.table({"a": [1, 2], "b": [3, 4]})
+    assert set(checksums(swapped[0])).isdisjoint(checksums(swapped[1]))
+
+
+def test_checksums_of_columns_count_every_value_and_every_null() -> None:
+    columns: list[list[int | None]] = [[1], [1, 1], [1, 1, 1], [None], [None, None], [1, None], [0], []]
+    found = {checksums(pa.table({"a": pa.array(column, pa.int64())})) for column in columns}
+    assert len(found) == len(columns)
+    sums = [[1, 4], [2, 3], [0, 5], [5, 0, 0]]
+    assert len({checksums(pa.table({"a": column})) for column in sums}) == len(sums)
+
+
+def test_checksums_of_columns_begin_anew_when_they_are_taken() -> None:
+    hasher = RowHasher(EXAMPLE.schema)
+    taken = []
+    for start in range(3):
+        for batch in EXAMPLE.slice(start, 1).to_batches():
+            hasher.update(batch)
+        taken.append(hasher.take_columns())
+    assert taken == [checksums(EXAMPLE.slice(start, 1)) for start in range(3)]
+    assert hasher.take_columns() == ("0" * 16,) * EXAMPLE.num_columns
+    assert add_columns(taken) == checksums(EXAMPLE)
+    assert add_columns([]) == ()
+    assert hasher.fingerprint == fingerprint(EXAMPLE)
 
 
 def test_fingerprints_add_up() -> None:
@@ -344,6 +394,7 @@ def test_blocks_do_not_show() -> None:
     assert sum(parts, Fingerprint.zero()) == fingerprint(table)
     order = np.random.default_rng(2).permutation(rows)
     assert fingerprint(table.take(order)) == fingerprint(table)
+    assert checksums(table.take(order)) == checksums(table)
 
 
 def test_blocks_do_not_show_in_lists() -> None:
