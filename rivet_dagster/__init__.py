@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ReadLimits,
         TimeWindows,
     )
+    from rivet_dagster.export.reader import Export, open_export
     from rivet_dagster.reload import ReloadChecks, build_rivet_reload_sensor
     from rivet_dagster.resources import RivetResource
     from rivet_dagster.run_config import RivetPlanConfig, RivetRunConfig
@@ -66,6 +67,8 @@ _HOMES = {
     "ParquetFormat": "rivet_dagster.export.config",
     "CsvFormat": "rivet_dagster.export.config",
     "ReadLimits": "rivet_dagster.export.config",
+    "open_export": "rivet_dagster.export.reader",
+    "Export": "rivet_dagster.export.reader",
     "RivetError": "rivet_dagster.errors",
 }
 
@@ -98,6 +101,8 @@ __all__ = [
     "ParquetFormat",
     "CsvFormat",
     "ReadLimits",
+    "open_export",
+    "Export",
     "RivetError",
     "__version__",
 ]

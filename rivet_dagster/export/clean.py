@@ -13,9 +13,10 @@ from datetime import datetime, timedelta, timezone
 
 from rivet_dagster.errors import PlanError
 from rivet_dagster.export.documents import ExportManifest, WindowManifest
+from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.names import MANIFEST, QUARANTINE, SUCCESS, data_folder, seal_path, window_folder
 from rivet_dagster.export.plan import latest_generation
-from rivet_dagster.export.seal import load_seal
+from rivet_dagster.export.seal import seal_in_force
 from rivet_dagster.stores.base import Store, StoredObject
 
 GRACE = timedelta(days=1)
@@ -79,7 +80,7 @@ def clean_export(
         PlanError: RIVET_EXPORT_UNSEALED, because before the first seal nothing is superseded.
         IntegrityError: RIVET_SEAL_BROKEN; a window's manifest that cannot be read.
     """
-    seal = load_seal(store)
+    seal = seal_in_force(store)
     if seal is None:
         raise PlanError(
             "RIVET_EXPORT_UNSEALED",
@@ -107,10 +108,12 @@ def clean_export(
 
 
 def _remove(store: Store, removal: Removal) -> None:
+    fault_point("before_removal")
     if removal.action == "delete":
         store.delete(removal.path)
     else:
         store.move(removal.path, f"{QUARANTINE}/{removal.path}")
+    fault_point("after_removal")
 
 
 def _needed(store: Store, seal: ExportManifest) -> set[str]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from rivet_dagster.errors import PlanError
 from rivet_dagster.export.config import ExportConfig, TimeWindows
 from rivet_dagster.export.documents import PlannedColumn, PlannedWindow, PlanSegment
+from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.names import segment_path
 from rivet_dagster.export.plan import Plan, check_drift, latest_generation, load_plan
 from rivet_dagster.export.planners import Ground, Planner, planner_of
 from rivet_dagster.export.schema import planned_columns
-from rivet_dagster.export.seal import load_seal
+from rivet_dagster.export.seal import seal_in_force
 from rivet_dagster.sources.base import Key, Session, Source, Table
 from rivet_dagster.sources.ordering import order_by, planned_order
 from rivet_dagster.stores.base import Store
@@ -61,7 +62,7 @@ def _newest(store: Store) -> int | None:
     if first is not None:
         return first
     # The first generations may be gone.
-    seal = load_seal(store)
+    seal = seal_in_force(store)
     return latest_generation(store, seal.generation) if seal else None
 
 
@@ -82,7 +83,12 @@ def extend_plan(
         ConfigError: RIVET_CONFIG_WINDOWS, RIVET_CONFIG_COLUMN.
         DriftError: RIVET_SCHEMA_DRIFT.
     """
-    return _planned(source, session, config, store, wish, store.create)
+
+    def create(path: str, data: bytes) -> bool:
+        fault_point("before_plan_segment")
+        return store.create(path, data)
+
+    return _planned(source, session, config, store, wish, create)
 
 
 def preview_plan(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from rivet_dagster.errors import IntegrityError, PlanError
 from rivet_dagster.export.commit import load_window
@@ -24,6 +27,8 @@ from rivet_dagster.formats import format_of
 from rivet_dagster.stores.base import Store
 
 _NAMED = 10
+_TRIES = 5
+_PAUSE_S = 0.02
 
 
 def seal_export(store: Store, plan: Plan, slices: Sequence[Window] = ()) -> ExportManifest:
@@ -180,3 +185,44 @@ def _manifest(plan: Plan, manifests: Sequence[WindowManifest]) -> ExportManifest
             for manifest in manifests
         ),
     )
+
+
+def seal_in_force(store: Store) -> ExportManifest | None:
+    """The seal that `manifest.json` holds, also where its writer has died over it; None if there is none.
+
+    Each of its writes is atomic, and `_SUCCESS` follows: for a moment the two do not belong together, and after a
+    death between the two they do not until the next seal. Then its own id says whether it is whole.
+
+    Raises:
+        IntegrityError: RIVET_SEAL_BROKEN, RIVET_DOCUMENT_INVALID.
+    """
+    data = b""
+    for _ in range(_TRIES):
+        stored, success = store.get(MANIFEST), store.get(SUCCESS)
+        if stored is None:
+            return None
+        data = stored
+        if success == success_bytes(data):
+            break
+        time.sleep(_PAUSE_S)
+    else:
+        if not _gives_its_id(data):
+            raise IntegrityError(
+                "RIVET_SEAL_BROKEN",
+                f"{store.url(SUCCESS)} does not belong to {store.url(MANIFEST)}, whose content is not that of its id.",
+                "Run the complete asset again, or restore both from a copy.",
+            )
+    return ExportManifest.from_bytes(data, store.url(MANIFEST))
+
+
+def _gives_its_id(data: bytes) -> bool:
+    """Whether a seal's id is that of its content, with fields of any version."""
+    try:
+        values: Any = json.loads(data)
+    except ValueError:
+        return False
+    if not isinstance(values, dict):
+        return False
+    # As `Document.to_bytes`, but with the fields that are there: a model would add or drop those of other versions.
+    bare = json.dumps({**values, "seal_id": ""}, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    return values.get("seal_id") == fingerprint_bytes(bare).rpartition(":")[2][:16]
