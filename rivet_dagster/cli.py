@@ -1,4 +1,4 @@
-"""The command line: exports without Dagster, through the same core, and validation of what is stored."""
+"""The command line: exports without Dagster, through the same core."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from rivet_dagster.export.documents import ExportManifest
     from rivet_dagster.export.operations import TableExport
     from rivet_dagster.export.plan import Plan, Window
-    from rivet_dagster.export.runner import WindowOutcome
-    from rivet_dagster.export.validate import Report
+    from rivet_dagster.export.workers import WindowOutcome
 
 app = typer.Typer(
     name="rivet-dagster",
@@ -42,6 +41,13 @@ class FileFormat(str, Enum):
 
     PARQUET = "parquet"
     CSV = "csv"
+
+
+class Workers(str, Enum):
+    """What reads windows."""
+
+    THREADS = "threads"
+    PROCESSES = "processes"
 
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output instead of text.")]
@@ -72,7 +78,7 @@ WindowsJson = Annotated[
 Replan = Annotated[bool, typer.Option("--replan", help="Begin a new generation of windows beside the sealed one.")]
 
 
-def _config(
+def config_of(
     table: str,
     query: str | None,
     key: str | None,
@@ -90,13 +96,13 @@ def _config(
     chosen: Any = {"type": "full"} if whole else {}
     if windows is not None:
         if key is not None or whole or rows_per_window is not None:
-            raise _contradiction(
+            raise contradiction(
                 "--windows says all of the windows, so --key, --whole and --rows-per-window do not go with it"
             )
         try:
             chosen = json.loads(windows)
         except ValueError:
-            raise _contradiction("what --windows says is no JSON") from None
+            raise contradiction("what --windows says is no JSON") from None
     if rows_per_window is not None:
         chosen["rows"] = rows_per_window
     if key is not None:
@@ -104,7 +110,8 @@ def _config(
     return parse_config({"table": table, "query": query, "windows": chosen, **fields})
 
 
-def _contradiction(what: str) -> ConfigError:
+def contradiction(what: str) -> ConfigError:
+    """Options that do not go together: RIVET_CONFIG_INVALID."""
     return ConfigError("RIVET_CONFIG_INVALID", f"The options cannot be used: {what}.", "Correct them.")
 
 
@@ -121,6 +128,7 @@ def export(
     windows: WindowsJson = None,
     file_format: Annotated[FileFormat, typer.Option("--format", help="Format of the files.")] = FileFormat.PARQUET,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Connections that read at the same time.")] = 2,
+    engine: Annotated[Workers, typer.Option(help="Threads, or processes that die alone.")] = Workers.THREADS,
     fresh: Annotated[bool, typer.Option("--fresh", help="Read every window anew after an interruption.")] = False,
     replan: Replan = False,
     as_json: JsonFlag = False,
@@ -128,10 +136,10 @@ def export(
     """Plan, export and seal one table. Started again after an interruption, it goes on where it stopped."""
     from rivet_dagster.export.operations import TableExport  # noqa: PLC0415 (help pages stay quick)
 
-    config = _config(table, query, key, windows, rows_per_window, whole=whole, format={"type": file_format.value})
+    config = config_of(table, query, key, windows, rows_per_window, whole=whole, format={"type": file_format.value})
     prepared = TableExport(config, source, to)
-    with _orderly_stop():
-        seal, run = _export(prepared, workers, fresh=fresh, replan=replan, quiet=as_json)
+    with orderly_stop():
+        seal, run = _export(prepared, workers, engine.value, fresh=fresh, replan=replan, quiet=as_json)
     _print_sealed(seal, run, prepared, as_json=as_json)
 
 
@@ -154,32 +162,12 @@ def plan(
     from rivet_dagster.export.operations import TableExport  # noqa: PLC0415
     from rivet_dagster.export.planning import Wish  # noqa: PLC0415
 
-    config = _config(table, query, key, windows, rows_per_window, whole=whole)
+    config = config_of(table, query, key, windows, rows_per_window, whole=whole)
     with tempfile.TemporaryDirectory(prefix="rivet-plan-") as nowhere:
         prepared = TableExport(config, source, to or nowhere)
         began = time.monotonic()
         found, appended = prepared.preview(Wish("preview" if replan else None))
     _print_plan(found, appended, str(prepared.server), time.monotonic() - began, bounds=bounds, as_json=as_json)
-
-
-@app.command()
-def validate(
-    uri: Annotated[str, typer.Argument(help="The export's folder: URI/schema.table.")],
-    as_json: JsonFlag = False,
-) -> None:
-    """Read a sealed export again and hold every part, row and window against its seal."""
-    from rivet_dagster.export.seal import load_seal  # noqa: PLC0415
-    from rivet_dagster.export.validate import validate_export  # noqa: PLC0415
-    from rivet_dagster.stores import open_store  # noqa: PLC0415
-
-    store = open_store(uri)
-    seal = load_seal(store)
-    with _progress(quiet=as_json) as progress:
-        task = progress.add_task("validating", total=seal.bytes if seal else None)
-        report = validate_export(store, lambda size: progress.advance(task, size))
-    _print_report(report, as_json=as_json)
-    if not report.ok:
-        raise typer.Exit(3)
 
 
 @app.command()
@@ -189,28 +177,34 @@ def warm() -> None:
 
     began = time.monotonic()
     warm_everything()
-    _out(f"Kernels are compiled and cached ({time.monotonic() - began:.1f} s).")
+    print_out(f"Kernels are compiled and cached ({time.monotonic() - began:.1f} s).")
 
 
 def _export(
-    prepared: TableExport, workers: int, *, fresh: bool, replan: bool, quiet: bool
+    prepared: TableExport, workers: int, engine: Any, *, fresh: bool, replan: bool, quiet: bool
 ) -> tuple[ExportManifest, dict[str, Any]]:
     from rivet_dagster.export.operations import begin_work, end_work  # noqa: PLC0415
     from rivet_dagster.export.planning import Wish  # noqa: PLC0415
 
     began = time.monotonic()
-    with _progress(quiet=quiet) as progress:
+    with progress_bar(quiet=quiet) as progress:
         task = progress.add_task(f"planning {prepared.config.table}", total=None)
         # A generation is begun once, however often its export is started. Nothing is left where planning fails.
         begun = begin_work(prepared.store, fresh=fresh) if replan else None
         plan, _ = prepared.plan(Wish(begun[0] if begun else None))
         work_id, resumed = begun or begin_work(prepared.store, fresh=fresh)
-        windows = plan.windows or _slices(prepared, plan)
+        windows = plan.windows or slices_in(prepared, plan)
         # Slices of time are not counted beforehand.
         rows = sum(window.planned_rows for window in windows)
         progress.update(task, description=prepared.config.table, total=rows or len(windows))
         outcomes = _run(
-            prepared, plan, windows, work_id, workers, lambda w: progress.advance(task, w.planned_rows if rows else 1)
+            prepared,
+            plan,
+            windows,
+            work_id,
+            workers,
+            engine,
+            lambda w: progress.advance(task, w.planned_rows if rows else 1),
         )
         seal = prepared.seal(plan, windows)
     end_work(prepared.store)
@@ -223,10 +217,11 @@ def _export(
         "longest_statement_s": max((r.longest_statement_s for r in read), default=0.0),
         "longest_transaction_s": max((r.transaction_s for r in read), default=0.0),
         "conflicts": sum(outcome.conflicts for outcome in outcomes),
+        "worker_deaths": sum(outcome.deaths for outcome in outcomes),
     }
 
 
-def _slices(prepared: TableExport, plan: Plan) -> Sequence[Window]:
+def slices_in(prepared: TableExport, plan: Plan) -> Sequence[Window]:
     """The slices of time that have ended; none for a plan that lists its windows."""
     options = prepared.config.windows
     if not isinstance(options, TimeWindows):
@@ -242,11 +237,12 @@ def _run(
     windows: Sequence[Window],
     work_id: str,
     workers: int,
+    engine: Any,
     advance: Callable[[Window], None],
 ) -> list[WindowOutcome]:
     done: list[WindowOutcome] = []
     failed: list[WindowOutcome] = []
-    with prepared.run(plan, windows, work_id, workers) as run:
+    with prepared.run(plan, windows, work_id, workers, engine) as run:
         for outcome in run:
             (done if outcome.error is None else failed).append(outcome)
             advance(outcome.window)
@@ -272,7 +268,8 @@ def _windows_failed(failed: list[WindowOutcome], windows: int) -> BaseException:
     )
 
 
-def _progress(*, quiet: bool) -> Progress:
+def progress_bar(*, quiet: bool) -> Progress:
+    """A bar for people who watch; nothing where output goes to a file, or where it is to be quiet."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
@@ -302,10 +299,10 @@ def _print_sealed(seal: ExportManifest, run: dict[str, Any], prepared: TableExpo
         **run,
     }
     if as_json:
-        _out(json.dumps(facts))
+        print_out(json.dumps(facts))
         return
     seconds = run["seconds"]
-    _table(
+    print_table(
         f"{seal.table} is sealed in {prepared.store.uri}",
         {
             "from": str(prepared.server),
@@ -318,6 +315,7 @@ def _print_sealed(seal: ExportManifest, run: dict[str, Any], prepared: TableExpo
             "longest statement": f"{run['longest_statement_s']:.2f} s",
             "longest transaction": f"{run['longest_transaction_s']:.2f} s",
             **({"conflicts with the standby's replay": f"{run['conflicts']:,}"} if run["conflicts"] else {}),
+            **({"processes that died": f"{run['worker_deaths']:,}"} if run["worker_deaths"] else {}),
             "row fingerprint": seal.row_fingerprint,
         },
     )
@@ -345,9 +343,9 @@ def _print_plan(plan: Plan, appended: int, server: str, seconds: float, *, bound
             for w in windows
         ]
     if as_json:
-        _out(json.dumps(facts))
+        print_out(json.dumps(facts))
         return
-    _table(
+    print_table(
         f"{plan.head.table} would be cut like this; nothing was written",
         {
             "from": server,
@@ -362,7 +360,7 @@ def _print_plan(plan: Plan, appended: int, server: str, seconds: float, *, bound
         },
     )
     if len(windows) > USUAL_LIMIT:
-        _out(f"{len(windows):,} windows make Dagster's pages slow: ask for more rows a window.")
+        print_out(f"{len(windows):,} windows make Dagster's pages slow: ask for more rows a window.")
 
 
 def _bounds(window: Window) -> str:
@@ -373,21 +371,8 @@ def _bounds(window: Window) -> str:
     return f"({lo}; {hi}]"
 
 
-def _print_report(report: Report, *, as_json: bool) -> None:
-    if as_json:
-        _out(json.dumps(report.to_json()))
-        return
-    sound = f"{report.rows:,} rows in {report.parts:,} parts of {report.windows:,} windows"
-    if report.ok:
-        _out(f"{report.table} is sound: {sound}, seal {report.seal_id}.")
-        return
-    _table(
-        f"{report.table} is damaged ({sound}); export these windows again",
-        {f"{f.window} {f.path}".strip() or report.table: f"{f.code}: {f.what}" for f in report.findings},
-    )
-
-
-def _table(title: str, rows: dict[str, str]) -> None:
+def print_table(title: str, rows: dict[str, str]) -> None:
+    """Print names and values for people."""
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -397,7 +382,8 @@ def _table(title: str, rows: dict[str, str]) -> None:
     Console(soft_wrap=True).print(table)
 
 
-def _out(text: str) -> None:
+def print_out(text: str) -> None:
+    """Print a result."""
     typer.echo(text)
 
 
@@ -412,7 +398,7 @@ def main() -> None:
         app(standalone_mode=True)
     except RivetError as exc:
         if as_json:
-            _out(json.dumps({"error": exc.to_json()}))
+            print_out(json.dumps({"error": exc.to_json()}))
         typer.secho(f"{exc.code}: {exc.what}", err=True, fg="red")
         typer.secho(exc.advice, err=True)
         sys.exit(exc.process_exit_code)
@@ -427,13 +413,16 @@ def _terminated(_number: int, _frame: object) -> None:
 
 
 @contextmanager
-def _orderly_stop() -> Iterator[None]:
+def orderly_stop(
+    what: str = "The export was stopped.", advice: str = "Finished windows are kept: start again to go on."
+) -> Iterator[None]:
     """Turn a stop into an error that says what is kept; typer would end without a word."""
     try:
         yield
     except KeyboardInterrupt as exc:
-        stopped = InterruptedExport(
-            "RIVET_INTERRUPTED", "The export was stopped.", "Finished windows are kept: start again to go on."
-        )
+        stopped = InterruptedExport("RIVET_INTERRUPTED", what, advice)
         stopped.exit_code = 143 if isinstance(exc, _Terminated) else 130
         raise stopped from None
+
+
+from rivet_dagster import cli_upkeep as _cli_upkeep  # noqa: E402, F401 (more commands, which need what is above)

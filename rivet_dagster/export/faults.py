@@ -15,6 +15,7 @@ from typing import Final, Literal, get_args
 from rivet_dagster.errors import RivetError
 
 Point = Literal[
+    "before_plan_segment",
     "after_plan_segment",
     "after_page",
     "after_spool_close",
@@ -25,6 +26,8 @@ Point = Literal[
     "before_event",
     "after_event",
     "during_seal",
+    "before_removal",
+    "after_removal",
 ]
 
 POINTS: Final[tuple[str, ...]] = get_args(Point)

@@ -13,6 +13,7 @@ from rivet_dagster.errors import PlanError
 from rivet_dagster.export.clean import GRACE, clean_export
 from rivet_dagster.export.operations import TableExport
 from rivet_dagster.export.planning import Wish
+from tests.support.cli import rivet
 from tests.support.exports import export_all, prepared, run_all
 from tests.support.readers import assert_same, exported_rows, source_rows, tree
 
@@ -116,3 +117,19 @@ def test_what_is_young_is_kept(export: TableExport, tmp_path: Path) -> None:
     found = clean_export(export.store)
     assert (found.removals, found.kept) == ((), 1)
     assert part.exists()
+
+
+def test_on_the_command_line(export: TableExport, sql: Sql, tmp_path: Path) -> None:
+    export_all(export)
+    sql("UPDATE public.orders SET note = 'changed' WHERE id <= 250")
+    export_all(export, work_id="second")
+    uri = str(tmp_path / "lake/public.orders")
+    kept = rivet("clean", uri, "--json")
+    assert (kept.code, kept.json) == (0, {"removals": [], "kept": 2})
+    dry = rivet("clean", uri, "--grace-hours", "0", "--dry-run")
+    assert "no manifest names this part" in dry.out
+    assert len(data(tmp_path)) == 5
+    done = rivet("clean", uri, "--grace-hours", "0", "--json")
+    assert [each["action"] for each in done.json["removals"]] == ["delete", "delete"]
+    assert len(data(tmp_path)) == 4
+    assert rivet("validate", uri).code == 0

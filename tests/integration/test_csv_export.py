@@ -19,7 +19,8 @@ from rivet_dagster.export.operations import TableExport
 from rivet_dagster.export.seal import load_seal, success_bytes
 from rivet_dagster.export.validate import validate_export
 from rivet_dagster.formats import csv as csv_format
-from rivet_dagster.sources.postgres.session import PostgresSession, PostgresWindowReader
+from rivet_dagster.sources.postgres.reader import PostgresWindowReader
+from rivet_dagster.sources.postgres.session import PostgresSession
 from tests.support.cli import rivet
 from tests.support.exports import export_all, prepared, run_all
 from tests.support.readers import Row, assert_same, part_files, sealed, source_rows, tree
@@ -151,6 +152,7 @@ def test_validation_counts_the_rows_of_a_part(
     claim_rows(lake / "public.events", 501)
     findings = validate_export(export.store).findings
     assert [(finding.code, finding.what) for finding in findings if finding.code != "RIVET_SEAL_BROKEN"] == [
+        ("RIVET_WINDOW_MISMATCH", "it names the same parts as the seal, but says something else of them"),
         ("RIVET_PART_ROWS", "it has 500 rows, not 501"),
         ("RIVET_WINDOW_ROWS", "the rows of its parts do not give its row fingerprint"),
     ]
