@@ -175,6 +175,27 @@ def rivet_assets(
     return decorate
 
 
+def seal_condition() -> dg.AutomationCondition[Any]:
+    """When automation asks for a seal: a window was exported, all are there, and none is under way or has failed.
+
+    As `AutomationCondition.eager()`, but for windows that fail, and for updates in the very moment in which an earlier
+    one is noted as handled. Eager forgets those: a window that is exported again just after a seal was requested
+    would not be sealed before another one is.
+    """
+    any_updated = dg.AutomationCondition.any_deps_updated()
+    handled = dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+    return (
+        dg.AutomationCondition.in_latest_time_window()
+        & (dg.AutomationCondition.newly_missing() | any_updated).since(
+            dg.AutomationCondition.initial_evaluation() | (handled & ~any_updated)
+        )
+        & ~dg.AutomationCondition.any_deps_missing()
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.in_progress()
+        & ~dg.AutomationCondition.any_deps_match(dg.AutomationCondition.execution_failed())
+    ).with_label("every window exported")
+
+
 class _Specs(NamedTuple):
     """Specs of one export's assets; slices of time have no plan."""
 
@@ -206,9 +227,6 @@ class _Look:
         whole = dg.AssetDep(table.key, partition_mapping=dg.AllPartitionMapping())
         # Eager waits for runs and backfills that are under way. Windows that failed are waited for too: the seal of an
         # export that is being repeated would hold old windows beside new ones.
-        condition = dg.AutomationCondition.eager() & ~dg.AutomationCondition.any_deps_match(
-            dg.AutomationCondition.execution_failed()
-        )
         return _Specs(
             plan,
             # Skippable: only the window's own events count. An output would add a blank event for every partition,
@@ -217,7 +235,7 @@ class _Look:
                 deps=[plan.key] if plan else [], metadata=table_metadata(config, plan.key if plan else None)
             ).replace_attributes(partitions_def=partitions_of(config, table.key), skippable=True),
             complete.merge_attributes(deps=[whole]).replace_attributes(
-                automation_condition=complete.automation_condition or condition
+                automation_condition=complete.automation_condition or seal_condition()
             ),
         )
 

@@ -184,9 +184,8 @@ def clean(
         return
     size = sum(each.bytes for each in found.removals)
     done = "would be removed or set aside" if dry_run else "removed or set aside"
-    print_out(
-        f"{len(found.removals):,} objects ({size / 1e6:,.1f} MB) {done}; {found.kept:,} are younger than the grace time."
-    )
+    kept = f"{found.kept:,} are younger than the grace time"
+    print_out(f"{len(found.removals):,} objects ({size / 1e6:,.1f} MB) {done}; {kept}.")
     if found.removals and dry_run:
         print_table("What would go", {each.path: f"{each.action}: {each.why}" for each in found.removals})
 
