@@ -101,19 +101,25 @@ def clean_export(
         if max(stored.modified, sealed_at if found.action == "delete" else stored.modified) > since:
             kept += 1
             continue
+        if not dry_run and not _remove(store, found, stored):
+            kept += 1
+            continue
         removals.append(found)
-        if not dry_run:
-            _remove(store, found)
     return Cleaning(tuple(removals), kept)
 
 
-def _remove(store: Store, removal: Removal) -> None:
+def _remove(store: Store, removal: Removal, seen: StoredObject) -> bool:
+    """Remove an object, unless it was written again since it was seen: a run may be about to commit it."""
+    folder = removal.path.rpartition("/")[0]
+    if seen not in store.list(folder):
+        return False
     fault_point("before_removal")
     if removal.action == "delete":
         store.delete(removal.path)
     else:
         store.move(removal.path, f"{QUARANTINE}/{removal.path}")
     fault_point("after_removal")
+    return True
 
 
 def _needed(store: Store, seal: ExportManifest) -> set[str]:

@@ -43,7 +43,8 @@ def commit_window(
     """Publish `parts` and then `manifest`, whose write is the commit.
 
     A death at any moment leaves the window as it was, plus at most parts that no manifest names; doing it again
-    gives the same names and bytes. A part that is there already, byte for byte, is not written again.
+    gives the same names and bytes. A part that the manifest before names is not written again, if it is there byte for
+    byte.
 
     Args:
         store: the export's folder.
@@ -62,7 +63,9 @@ def commit_window(
     for number, part in enumerate(parts):
         path = part_path(manifest.generation, manifest.key, number, part.content_fingerprint, suffix)
         fault_point("before_part_put", manifest.key)
-        if not is_stored(store, path, part.bytes, part.content_fingerprint):
+        # A part that no manifest names may be old: a cleaning could remove it before this commit, unless it is new.
+        named = before is not None and path.encode() in before
+        if not (named and is_stored(store, path, part.bytes, part.content_fingerprint)):
             store.put_file(path, part.path)
         fault_point("after_part_put", manifest.key)
         published.append(

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from rivet_dagster.errors import PlanError
+from rivet_dagster.export import clean
 from rivet_dagster.export.clean import GRACE, clean_export
+from rivet_dagster.export.documents import ExportManifest
 from rivet_dagster.export.operations import TableExport
 from rivet_dagster.export.planning import Wish
+from rivet_dagster.stores import Store
 from tests.support.cli import rivet
 from tests.support.exports import export_all, prepared, run_all
 from tests.support.readers import assert_same, exported_rows, source_rows, tree
@@ -115,6 +118,28 @@ def test_what_is_young_is_kept(export: TableExport, tmp_path: Path) -> None:
     part = tmp_path / "lake/public.orders/g1/data/w000001/part-00000-0123456789abcdef.parquet"
     part.write_text("published a moment ago, and about to be committed")
     found = clean_export(export.store)
+    assert (found.removals, found.kept) == ((), 1)
+    assert part.exists()
+
+
+def test_a_part_that_is_written_again_meanwhile_stays(
+    export: TableExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run publishes it between the look at what is needed and the removal, and is about to commit it."""
+    export_all(export)
+    part = tmp_path / "lake/public.orders/g1/data/w000001/part-00000-0123456789abcdef.parquet"
+    part.write_text("left behind by a run that died")
+
+    original = clean._needed
+
+    def rewriting(store: Store, seal: ExportManifest) -> set[str]:
+        found = original(store, seal)
+        part.unlink()
+        part.write_text("left behind by a run that died")
+        return found
+
+    monkeypatch.setattr(clean, "_needed", rewriting)
+    found = clean_export(export.store, now=LATER)
     assert (found.removals, found.kept) == ((), 1)
     assert part.exists()
 
