@@ -234,8 +234,9 @@ class _Look:
             table.merge_attributes(
                 deps=[plan.key] if plan else [], metadata=table_metadata(config, plan.key if plan else None)
             ).replace_attributes(partitions_def=partitions_of(config, table.key), skippable=True),
+            # Skippable: a run that must not seal yet gives nothing.
             complete.merge_attributes(deps=[whole]).replace_attributes(
-                automation_condition=complete.automation_condition or seal_condition()
+                automation_condition=complete.automation_condition or seal_condition(), skippable=True
             ),
         )
 
@@ -309,7 +310,7 @@ class _Builder:
     def _complete(self, export: ExportConfig, spec: dg.AssetSpec, keys: ExportKeys) -> dg.AssetsDefinition:
         @dg.multi_asset(
             name=_op_name(spec.key),
-            specs=[spec.replace_attributes(skippable=True)],
+            specs=[spec],
             required_resource_keys={self._resource_key},
         )
         def complete(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:

@@ -72,13 +72,7 @@ def build_rivet_plan_sensor(
     _refuse(exports, (TimeWindows, FullWindows, CursorWindows), "a plan sensor")
     wish = Wish(minimum_rows=minimum_rows, seconds=_PLANNING_SECONDS)
     return _sensor(
-        exports,
-        lambda context, export, keys, cursor: _extended(context, export, keys, cursor, wish, windows_a_run),
-        name,
-        resource_key,
-        translator,
-        minimum_interval_seconds,
-        default_status,
+        exports, wish, windows_a_run, name, resource_key, translator, minimum_interval_seconds, default_status
     )
 
 
@@ -114,13 +108,7 @@ def build_rivet_cursor_sensor(
     _refuse(others, (object,), "a cursor sensor")
     wish = Wish(minimum_rows=minimum_rows, seconds=_PLANNING_SECONDS)
     return _sensor(
-        exports,
-        lambda context, export, keys, cursor: _extended(context, export, keys, cursor, wish, windows_a_run),
-        name,
-        resource_key,
-        translator,
-        minimum_interval_seconds,
-        default_status,
+        exports, wish, windows_a_run, name, resource_key, translator, minimum_interval_seconds, default_status
     )
 
 
@@ -135,12 +123,10 @@ def _refuse(exports: Iterable[ExportConfig], kinds: tuple[type, ...], what: str)
             )
 
 
-Look = Callable[[dg.SensorEvaluationContext, TableExport, ExportKeys, Any], Tick]
-
-
 def _sensor(
     exports: Sequence[ExportConfig],
-    look: Look,
+    wish: Wish,
+    windows_a_run: int,
     name: str,
     resource_key: str,
     translator: DagsterRivetTranslator | None,
@@ -165,7 +151,9 @@ def _sensor(
         return evaluate(
             context,
             exports,
-            lambda config, cursor: look(context, resource.open(config), all_keys[config.table], cursor),
+            lambda config, cursor: _extended(
+                context, resource.open(config), all_keys[config.table], cursor, wish, windows_a_run
+            ),
         )
 
     return extend

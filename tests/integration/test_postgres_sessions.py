@@ -26,7 +26,8 @@ from rivet_dagster.export.runner import WindowRun
 from rivet_dagster.sources import open_source
 from rivet_dagster.sources.base import BatchLimits, KeyRange, SourceLimits
 from rivet_dagster.sources.postgres.failures import translated
-from rivet_dagster.sources.postgres.session import PostgresSession, PostgresWindowReader
+from rivet_dagster.sources.postgres.reader import PostgresWindowReader
+from rivet_dagster.sources.postgres.session import PostgresSession
 from tests.conftest import empty_database
 from tests.support.cli import rivet
 from tests.support.debian import DebianPostgres, PgBouncer, Sql, Standby, runner_of, standby_of, until, version_of

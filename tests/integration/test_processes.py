@@ -122,14 +122,14 @@ def test_errors_of_a_child_are_the_errors_of_its_window(dsn: str, sql: Sql, tmp_
 
 @pytest.fixture
 def slow(sql: Sql) -> None:
-    """A view whose every row takes a twentieth of a second."""
+    """A view whose every row takes a twentieth of a second, in every statement over it."""
     sql("CREATE TABLE public.ids (id int PRIMARY KEY)")
-    sql("INSERT INTO public.ids SELECT generate_series(1, 400)")
+    sql("INSERT INTO public.ids SELECT generate_series(1, 40)")
     sql("CREATE VIEW public.slow AS SELECT id, pg_sleep(0.05)::text AS nothing FROM public.ids")
 
 
 def exporting(dsn: str, lake: Path) -> subprocess.Popen[bytes]:
-    windows = json.dumps({"columns": ["id"], "rows": 100})
+    windows = json.dumps({"columns": ["id"], "rows": 10})
     arguments = ("--source", dsn, "--table", "public.slow", "--to", str(lake), "--windows", windows)
     return subprocess.Popen(
         command("export", *arguments, "--engine", "processes", "--json"),
@@ -153,14 +153,16 @@ def reading(dsn: str) -> int:
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_survives_the_parent(dsn: str, tmp_path: Path, number: signal.Signals) -> None:
-    parent = exporting(dsn, tmp_path / "lake")
-    assert eventually(lambda: reading(dsn) == 2, 60), parent.poll()
-    started = children(parent.pid)
-    assert len(started) == 2
-    parent.send_signal(number)
-    assert eventually(lambda: not any(map(is_alive, started)), 5)
-    assert eventually(lambda: reading(dsn) == 0, 5)
-    parent.communicate(timeout=30)
+    with exporting(dsn, tmp_path / "lake") as parent:
+        try:
+            assert eventually(lambda: len(children(parent.pid)) == 2 and reading(dsn) == 2, 90), parent.poll()
+            started = children(parent.pid)
+            parent.send_signal(number)
+            assert eventually(lambda: not any(map(is_alive, started)), 5)
+            assert eventually(lambda: reading(dsn) == 0, 5)
+        finally:
+            parent.send_signal(number)
+        parent.communicate(timeout=30)
     assert parent.returncode == (-9 if number == signal.SIGKILL else 143)
 
 
