@@ -66,7 +66,7 @@ telemetry: {enabled: false}
 nux: {enabled: false}
 """
 
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def place(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
         "E2E_LAKE": str(lake),
         "E2E_START": f"{now - timedelta(hours=3):%Y-%m-%dT%H:00}",
         # Soon enough to wait for it, and late enough for the daemon to be there.
-        "E2E_MINUTE": str((now + timedelta(seconds=100)).minute),
+        "E2E_MINUTE": str((now + timedelta(seconds=180)).minute),
     }
     services = DagsterServices(
         folder / "definitions.py", home=home, logs=folder / "logs", environment=environment, backfill_seconds=1
