@@ -95,13 +95,9 @@ def reconcile(
     as_json: JsonFlag = False,
 ) -> None:
     """Hold the source's rows against the windows that are committed. Nothing is written."""
-    from rivet_dagster.export.operations import TableExport  # noqa: PLC0415
-    from rivet_dagster.export.reconcile import plan_in_force  # noqa: PLC0415
     from rivet_dagster.export.reconcile import reconcile as compare  # noqa: PLC0415
 
-    prepared = TableExport(config_of(table, query, None, windows, None, whole=False), source, to)
-    plan = plan_in_force(prepared)
-    chosen = plan.windows or _slices(prepared, plan)
+    prepared, plan, chosen = _opened(source, table, to, query, windows)
     with orderly_stop("The comparison was stopped.", "Nothing was written."), progress_bar(quiet=as_json) as progress:
         task = progress.add_task(f"comparing {table}", total=len(chosen))
         found = compare(
@@ -135,13 +131,9 @@ def repair(
     as_json: JsonFlag = False,
 ) -> None:
     """Export again exactly the windows that are damaged, or that differ from the source, and seal again."""
-    from rivet_dagster.export.operations import TableExport  # noqa: PLC0415
-    from rivet_dagster.export.reconcile import plan_in_force  # noqa: PLC0415
     from rivet_dagster.export.repair import repair as mend  # noqa: PLC0415
 
-    prepared = TableExport(config_of(table, query, None, windows, None, whole=False), source, to)
-    plan = plan_in_force(prepared)
-    chosen = plan.windows or _slices(prepared, plan)
+    prepared, plan, chosen = _opened(source, table, to, query, windows)
     _take_format(prepared, plan, chosen)
     stopped = ("The repair was stopped.", "Windows that were exported again are kept: start again to go on.")
     with orderly_stop(*stopped), progress_bar(quiet=as_json) as progress:
@@ -188,6 +180,18 @@ def clean(
     print_out(f"{len(found.removals):,} objects ({size / 1e6:,.1f} MB) {done}; {kept}.")
     if found.removals and dry_run:
         print_table("What would go", {each.path: f"{each.action}: {each.why}" for each in found.removals})
+
+
+def _opened(
+    source: str, table: str, to: str, query: str | None, windows: str | None
+) -> "tuple[TableExport, Plan, Sequence[Window]]":
+    """An export that is there already: with the plan in force and all of its windows."""
+    from rivet_dagster.export.operations import TableExport  # noqa: PLC0415
+    from rivet_dagster.export.reconcile import plan_in_force  # noqa: PLC0415
+
+    prepared = TableExport(config_of(table, query, None, windows, None, whole=False), source, to)
+    plan = plan_in_force(prepared)
+    return prepared, plan, plan.windows or _slices(prepared, plan)
 
 
 def _slices(prepared: "TableExport", plan: "Plan") -> "Sequence[Window]":

@@ -102,13 +102,11 @@ class KeysetPlanner(Planner):
         """By a walk of the index, or by statistics."""
         yield from _null_window(ground)
         rows = self.options.rows or window_rows(ground.table)
+        last = ground.session.last(ground.table, ground.key)
         estimated = None
-        if self.options.boundaries == "estimated" and ground.lo is None:
-            estimated = _estimated(ground, rows)
-        if estimated is None:
-            yield from _walked(ground, rows, ground.session.last(ground.table, ground.key))
-        else:
-            yield from estimated
+        if self.options.boundaries == "estimated" and ground.lo is None and last is not None:
+            estimated = _estimated(ground, rows, last)
+        yield from _walked(ground, rows, last) if estimated is None else estimated
 
 
 def _walked(ground: Ground, rows: int, until: KeyText | None) -> Iterator[PlannedWindow]:
@@ -117,11 +115,10 @@ def _walked(ground: Ground, rows: int, until: KeyText | None) -> Iterator[Planne
         yield from walk_windows(ground.session, ground.table, ground.key, ground.lo, rows, until)
 
 
-def _estimated(ground: Ground, rows: int) -> list[PlannedWindow] | None:
+def _estimated(ground: Ground, rows: int, last: KeyText) -> list[PlannedWindow] | None:
     """Windows by statistics, up to the greatest key there is; None where statistics cannot tell."""
-    last = ground.session.last(ground.table, ground.key)
     total = ground.table.estimated_rows
-    if last is None or total is None:
+    if total is None:
         return None
     wanted = max(1, -(-total // rows))
     bounds = ground.session.boundaries(ground.table, ground.key, KeyRange(None, last), wanted) if wanted > 1 else ()

@@ -140,7 +140,7 @@ def _first(
 ) -> PlanSegment:
     ground = Ground(session, table, columns, planner.order(table))
     planner.check(ground)
-    size = planner.size(ground)
+    ground = replace(ground, size=planner.size(ground))
     head = PlanSegment(
         table=table.label,
         engine=source.engine,
@@ -152,7 +152,7 @@ def _first(
         first_window=0,
         lo=None,
         windows=(),
-        size=size,
+        size=ground.size,
         work_id=wish.replan or "",
     )
     return _with_windows(head, planner, ground, config, wish)
