@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from rivet_dagster.errors import SourceError
 from rivet_dagster.sources.base import NO_KEY, BatchLimits
 from rivet_dagster.sources.mysql import stream as stream_module
+from rivet_dagster.sources.mysql.statements import Statements
 from tests.support.exports import export_all, prepared
 from tests.support.mysql_auth import certificates
 from tests.support.mysql_packets import (
@@ -117,6 +119,17 @@ def test_what_is_used_meanwhile_is_gone_from_the_buffer(monkeypatch: pytest.Monk
         used.append(stream.buffer[:size].tobytes())
         return size
 
+    class Narrow:
+        """Gives little at a time, also where the network had time to bring all of it."""
+
+        def __init__(self, peer: socket.socket) -> None:
+            self._peer = peer
+
+        def recv_into(self, room: memoryview) -> int:
+            return self._peer.recv_into(room[:300])
+
+    of_connection = Statements.socket.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(Statements, "socket", property(lambda statements: Narrow(of_connection(statements))))
     with scripted(Fault(result, segment=97)) as server, streamed(server) as (stream, _):
         stream.execute("SELECT rivet_dagster", [])
         assert stream.take(meanwhile=use) == 500
