@@ -101,3 +101,18 @@ def test_never_asks_for_less_than_a_row(pages: list[tuple[int, int, float]], row
         assert servo.rows >= 1
     servo.shrink()
     assert servo.rows >= 1
+
+
+def test_a_slow_server_gets_no_saw() -> None:
+    sizes = feed(PageServo(16 * MIB, 1.0, row_bytes=100), 100, 1e-4, 60)
+    assert max(sizes[1:]) * 1e-4 <= 1.0, "behind the probe, the target is come to from below"
+    assert len(set(sizes[-20:])) == 1
+
+
+def test_after_a_few_very_wide_rows_pages_are_soon_large_again() -> None:
+    servo = PageServo(16 * MIB, 1.0, row_bytes=100)
+    feed(servo, 100, 1e-7, 20)
+    before = servo.rows
+    servo.observe(before, before, before * 40_000, 0.5)
+    sizes = feed(servo, 100, 1e-7, 15)
+    assert sizes[-1] == before

@@ -1,0 +1,109 @@
+"""The width law: how many workers may read, by the pressure on their source. Pure: no clock, no I/O.
+
+    pressure        what happens
+    below 0.4       one worker more, if those there are were all at work
+    0.4 to 0.7      nothing: the dead band is wider than what one worker more or less does to the pressure
+    0.7 to 1.0      one worker less
+    1.0 and more    half of them, at once
+
+After a move in one direction the next one waits for two ticks; a decrease also delays the next increase, but never
+the other way round: the first sign of too much load is always followed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rivet_dagster.export.pressure import Pressure
+
+LOW: Final = 0.4
+HIGH: Final = 0.7
+FULL: Final = 1.0
+COOLDOWN_TICKS: Final = 2
+"""Ticks between two moves in one direction: long enough that the first is seen in the smoothed pressure."""
+EAGER_WIDTH: Final = 4
+"""On an idle source so many workers begin at once; more of them begin with half."""
+LONGEST_PAUSE_TICKS: Final = 30
+"""Where all workers may pause, a window goes on after so many ticks, lest a signal that never falls ends the work."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of the width.
+
+    Attributes:
+        before, after: workers.
+        reason: in a few words, for the journal.
+    """
+
+    before: int
+    after: int
+    reason: str
+
+
+class WidthLaw:
+    """Decides tick by tick how many workers may read.
+
+    Args:
+        least: as many go on under any load.
+        most: no more than these.
+    """
+
+    def __init__(self, least: int, most: int) -> None:
+        self._least = min(least, most)
+        self._most = most
+        self.width = most
+        self._until_less = 0
+        self._until_more = 0
+        self._paused = 0
+
+    def begin(self, pressure: Pressure) -> int:
+        """How many begin, by the look before the first of them: none is reading yet."""
+        if pressure.stale or pressure.u < LOW:
+            eager = self._most if self._most <= EAGER_WIDTH else max(EAGER_WIDTH, -(-self._most // 2))
+            # Without a meter, half of them: nothing would take them back.
+            self.width = max(self._least, -(-eager // 2) if pressure.stale else eager)
+        elif pressure.u < HIGH:
+            self.width = max(self._least, -(-self._most // 2))
+        else:
+            self.width = self._least
+        return self.width
+
+    def tick(self, pressure: Pressure, busy: int) -> Move | None:
+        """What follows from the pressure of this tick, with so many workers at work; None where nothing changes."""
+        self._until_less = max(0, self._until_less - 1)
+        self._until_more = max(0, self._until_more - 1)
+        self._paused = 0 if self.width else self._paused + 1
+        if self._paused >= LONGEST_PAUSE_TICKS:
+            return self._one()
+        if pressure.stale:
+            return None
+        if pressure.u >= FULL and not self._until_less:
+            return self._less(-(-self.width // 2), pressure)
+        if pressure.u >= HIGH and not self._until_less:
+            return self._less(self.width - 1, pressure)
+        if pressure.u < LOW and not self._until_more and busy >= self.width:
+            return self._more(pressure)
+        return None
+
+    def _less(self, wanted: int, pressure: Pressure) -> Move | None:
+        after = max(self._least, min(wanted, self.width - 1))
+        if after >= self.width:
+            return None
+        move = Move(self.width, after, f"{pressure.by or 'load'} is at {pressure.u:.2f} of full load")
+        self.width = after
+        self._until_less = self._until_more = COOLDOWN_TICKS
+        return move
+
+    def _one(self) -> Move:
+        self.width, self._paused, self._until_less = 1, 0, COOLDOWN_TICKS
+        return Move(0, 1, "a window goes on after the longest pause")
+
+    def _more(self, pressure: Pressure) -> Move | None:
+        if self.width >= self._most:
+            return None
+        move = Move(self.width, self.width + 1, f"load is at {pressure.u:.2f}, and every worker is at work")
+        self.width += 1
+        self._until_more = COOLDOWN_TICKS
+        return move
