@@ -16,6 +16,8 @@ from rivet_dagster.errors import SourceError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from rivet_dagster.sources.vitals import Probe
+
 Unrepresentable = Literal["error", "null", "text"]
 
 ASSUMED_ROW_BYTES = 128
@@ -273,7 +275,7 @@ class BatchLimits:
 
 @dataclass(frozen=True)
 class SourceLimits:
-    """Seconds after which the server itself ends what takes too long.
+    """What is asked of a server at most: seconds after which it ends what takes too long, sizes, connections.
 
     Attributes:
         statement_timeout_s: a statement.
@@ -281,6 +283,9 @@ class SourceLimits:
         idle_in_transaction_timeout_s: a snapshot that nobody reads from.
         connect_timeout_s: an attempt to connect.
         snapshot_s: a window's snapshot, and so the one statement that reads a table as a whole.
+        max_value_bytes: a value of more bytes on the wire is refused before this process holds it.
+        slots: how many connections may read from this server at the same time, over all processes and machines; None
+            does not count them.
     """
 
     statement_timeout_s: float = 30.0
@@ -288,6 +293,8 @@ class SourceLimits:
     idle_in_transaction_timeout_s: float = 60.0
     connect_timeout_s: float = 10.0
     snapshot_s: float = 900.0
+    max_value_bytes: int = 256 << 20
+    slots: int | None = None
 
 
 @dataclass(frozen=True)
@@ -362,7 +369,11 @@ class Session(Protocol):
         ...
 
     def open_window(self, table: Table, key: Key, limits: BatchLimits) -> AbstractContextManager[WindowReader]:
-        """One consistent snapshot, held until the context ends."""
+        """One consistent snapshot, held until the context ends, and with it one of the source's slots.
+
+        Raises:
+            SourceError: RIVET_SOURCE_SLOTS where all of them are taken. Nothing is held then; try again later.
+        """
         ...
 
     def cancel(self) -> None:
@@ -387,6 +398,10 @@ class Source(Protocol):
 
     def connect(self) -> Session:
         """Open a session; RIVET_SOURCE_UNREACHABLE, RIVET_SOURCE_AUTH and their like."""
+        ...
+
+    def probe(self, table: Table | None = None, key: Key | None = None) -> Probe:
+        """Look how the server is; connects when it is first looked. Rows of `table` by `key` are the canary's."""
         ...
 
     def warm(self) -> None:
