@@ -63,12 +63,12 @@ def validate(
     as_json: JsonFlag = False,
 ) -> None:
     """Hold a sealed export against its seal: every document, part, row and window."""
-    from rivet_dagster.export.seal import load_seal  # noqa: PLC0415 (help pages stay quick)
+    from rivet_dagster.export.seal import seal_in_force  # noqa: PLC0415 (help pages stay quick)
     from rivet_dagster.export.validate import chosen_parts, validate_export  # noqa: PLC0415
     from rivet_dagster.stores import open_store  # noqa: PLC0415
 
     store = open_store(uri)
-    seal = load_seal(store)
+    seal = seal_in_force(store)
     chosen = chosen_parts(seal, depth.value) if seal else set()
     parts = [part for window in seal.windows for part in window.parts if part.path in chosen] if seal else []
     with progress_bar(quiet=as_json) as progress:

@@ -21,7 +21,7 @@ from rivet_dagster.export.plan import Plan, Window, check_drift
 from rivet_dagster.export.planning import describe, planned_key
 from rivet_dagster.export.retry import pause_seconds, with_session
 from rivet_dagster.export.schema import planned_columns
-from rivet_dagster.export.seal import load_seal
+from rivet_dagster.export.seal import seal_in_force
 from rivet_dagster.export.servo import PageServo
 from rivet_dagster.export.validate import Finding
 from rivet_dagster.export.warm import warm_kernels
@@ -85,7 +85,7 @@ def plan_in_force(export: TableExport) -> Plan:
         IntegrityError: RIVET_PLAN_BROKEN.
     """
     try:
-        seal = load_seal(export.store)
+        seal = seal_in_force(export.store)
     except IntegrityError:
         seal = None
     return export.planned(seal.generation if seal else None)

@@ -13,8 +13,8 @@ from rivet_dagster.export.names import MANIFEST, QUARANTINE, data_folder, window
 from rivet_dagster.export.operations import TableExport
 from rivet_dagster.export.plan import Plan, Window
 from rivet_dagster.export.reconcile import Comparison, plan_in_force, reconcile
-from rivet_dagster.export.seal import load_seal
-from rivet_dagster.export.validate import Depth, Finding, chosen_parts, validate_export
+from rivet_dagster.export.seal import seal_in_force, settled_seal
+from rivet_dagster.export.validate import Depth, Finding, chosen_parts, unsettled_finding, validate_export
 from rivet_dagster.stores.base import Store
 
 Stage = Callable[[str, int | None], Callable[[int], None]]
@@ -120,9 +120,12 @@ def repair(
 
 
 def _seal_of(store: Store) -> tuple[ExportManifest | None, list[Finding]]:
-    """The seal, as far as it can be read, and what is wrong with it where it is not in force."""
+    """The seal, as far as it can be read, and what is wrong with it."""
     try:
-        return load_seal(store), []
+        found = settled_seal(store)
+        if found is None:
+            return None, []
+        return found[0], [] if found[1] else [unsettled_finding()]
     except IntegrityError as exc:
         finding = Finding(exc.code, "", MANIFEST, exc.what)
     try:
@@ -143,7 +146,7 @@ def _as_far_as(seal: ExportManifest, plan: Plan, slices: Sequence[Window]) -> tu
 
 
 def _validation(store: Store, depth: Depth, stage: Stage) -> Sequence[Finding]:
-    seal = load_seal(store)
+    seal = seal_in_force(store)
     if seal is None:
         return validate_export(store).findings  # which raises
     chosen = chosen_parts(seal, depth)

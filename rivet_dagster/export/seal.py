@@ -26,8 +26,11 @@ from rivet_dagster.export.plan import Plan, Window
 from rivet_dagster.formats import format_of
 from rivet_dagster.stores.base import Store
 
+SETTLING_S = 1.0
+"""How long whoever looks after an export waits for `_SUCCESS` to follow a new `manifest.json`."""
+
 _NAMED = 10
-_TRIES = 5
+_PATIENCE_S = 0.1
 _PAUSE_S = 0.02
 
 
@@ -65,24 +68,6 @@ def seal_export(store: Store, plan: Plan, slices: Sequence[Window] = ()) -> Expo
 def success_bytes(manifest: bytes) -> bytes:
     """What `_SUCCESS` holds for a manifest: the fingerprint of its bytes."""
     return fingerprint_bytes(manifest).encode() + b"\n"
-
-
-def load_seal(store: Store) -> ExportManifest | None:
-    """The seal in force; None if the export was never sealed.
-
-    Raises:
-        IntegrityError: RIVET_SEAL_BROKEN where manifest and `_SUCCESS` do not belong together.
-    """
-    data, success = store.get(MANIFEST), store.get(SUCCESS)
-    if data is None or success is None:
-        return None
-    if success != success_bytes(data):
-        raise IntegrityError(
-            "RIVET_SEAL_BROKEN",
-            f"{store.url(SUCCESS)} does not belong to {store.url(MANIFEST)}.",
-            "If a seal is being written at this moment, read again; otherwise run the complete asset again.",
-        )
-    return ExportManifest.from_bytes(data, store.url(MANIFEST))
 
 
 def _committed(store: Store, plan: Plan, windows: Sequence[Window]) -> list[WindowManifest]:
@@ -190,29 +175,43 @@ def _manifest(plan: Plan, manifests: Sequence[WindowManifest]) -> ExportManifest
 def seal_in_force(store: Store) -> ExportManifest | None:
     """The seal that `manifest.json` holds, also where its writer has died over it; None if there is none.
 
+    Raises:
+        IntegrityError: RIVET_SEAL_BROKEN, RIVET_DOCUMENT_INVALID.
+    """
+    found = settled_seal(store, _PATIENCE_S)
+    return found[0] if found else None
+
+
+def settled_seal(store: Store, patience_s: float = SETTLING_S) -> tuple[ExportManifest, bool] | None:
+    """The seal that `manifest.json` holds, and whether `_SUCCESS` belongs to it; None if there is none.
+
     Each of its writes is atomic, and `_SUCCESS` follows: for a moment the two do not belong together, and after a
     death between the two they do not until the next seal. Then its own id says whether it is whole.
+
+    Args:
+        store: the export's folder.
+        patience_s: how long the two are waited for.
 
     Raises:
         IntegrityError: RIVET_SEAL_BROKEN, RIVET_DOCUMENT_INVALID.
     """
-    data = b""
-    for _ in range(_TRIES):
-        stored, success = store.get(MANIFEST), store.get(SUCCESS)
-        if stored is None:
+    until = time.monotonic() + patience_s
+    while True:
+        data, success = store.get(MANIFEST), store.get(SUCCESS)
+        if data is None:
             return None
-        data = stored
         if success == success_bytes(data):
+            return ExportManifest.from_bytes(data, store.url(MANIFEST)), True
+        if time.monotonic() >= until:
             break
         time.sleep(_PAUSE_S)
-    else:
-        if not _gives_its_id(data):
-            raise IntegrityError(
-                "RIVET_SEAL_BROKEN",
-                f"{store.url(SUCCESS)} does not belong to {store.url(MANIFEST)}, whose content is not that of its id.",
-                "Run the complete asset again, or restore both from a copy.",
-            )
-    return ExportManifest.from_bytes(data, store.url(MANIFEST))
+    if not _gives_its_id(data):
+        raise IntegrityError(
+            "RIVET_SEAL_BROKEN",
+            f"{store.url(SUCCESS)} does not belong to {store.url(MANIFEST)}, whose content is not that of its id.",
+            "Run the complete asset again, or restore both from a copy.",
+        )
+    return ExportManifest.from_bytes(data, store.url(MANIFEST)), False
 
 
 def _gives_its_id(data: bytes) -> bool:

@@ -14,9 +14,9 @@ from rivet_dagster.export.commit import load_window, stored_fingerprint
 from rivet_dagster.export.damage import describe
 from rivet_dagster.export.documents import ExportManifest, Part, SealedWindow, WindowManifest, fingerprint_blocks
 from rivet_dagster.export.fingerprint import Fingerprint
-from rivet_dagster.export.names import MANIFEST, data_folder, part_path, plan_folder, seal_path, window_path
+from rivet_dagster.export.names import MANIFEST, SUCCESS, data_folder, part_path, plan_folder, seal_path, window_path
 from rivet_dagster.export.plan import Plan, load_plan
-from rivet_dagster.export.seal import load_seal
+from rivet_dagster.export.seal import settled_seal
 from rivet_dagster.formats import format_of
 from rivet_dagster.stores.base import Store
 
@@ -95,16 +95,18 @@ def validate_export(store: Store, progress: Callable[[int], None] = lambda _: No
 
     Raises:
         PlanError: RIVET_EXPORT_UNSEALED where there is no seal to hold it against.
-        IntegrityError: the seal itself is broken.
+        IntegrityError: the seal itself cannot be trusted, so that there is nothing to hold the export against.
     """
-    seal = load_seal(store)
-    if seal is None:
+    sealed = settled_seal(store)
+    if sealed is None:
         raise PlanError(
             "RIVET_EXPORT_UNSEALED",
             f"{store.uri} holds no sealed export.",
             "Check the address; export every window and seal it first.",
         )
-    findings = [*_plan_findings(store, seal), *_total_findings(seal)]
+    seal, settled = sealed
+    findings = [] if settled else [unsettled_finding()]
+    findings += [*_plan_findings(store, seal), *_total_findings(seal)]
     manifests, faults = _manifests(store, seal)
     findings += faults
     findings += _bounds_findings(store, seal, manifests)
@@ -133,6 +135,11 @@ def validate_export(store: Store, progress: Callable[[int], None] = lambda _: No
         leftovers=leftovers,
         findings=tuple(dict.fromkeys([*findings, *foreign])),
     )
+
+
+def unsettled_finding() -> Finding:
+    """`_SUCCESS` does not belong to a seal that is whole by itself: readers go by it, but its writer did not end."""
+    return Finding("RIVET_SEAL_BROKEN", "", SUCCESS, "it does not belong to manifest.json: seal the export again")
 
 
 def chosen_parts(seal: ExportManifest, depth: Depth) -> set[str]:

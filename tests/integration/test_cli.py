@@ -197,6 +197,19 @@ def test_an_edited_manifest_is_found(dsn: str, orders: Sql, lake: Path) -> None:
     assert found.json["error"]["code"] == "RIVET_SEAL_BROKEN"
 
 
+def test_a_seal_that_was_not_finished_is_found_and_repaired(dsn: str, orders: Sql, lake: Path) -> None:
+    export(dsn, lake)
+    success = lake / "public.orders/_SUCCESS"
+    whole = success.read_bytes()
+    success.write_bytes(b"that of the seal before")
+    found = rivet("validate", str(lake / "public.orders"), "--json")
+    assert (found.code, [finding["code"] for finding in found.json["findings"]]) == (3, ["RIVET_SEAL_BROKEN"])
+    repaired = rivet("repair", "--source", dsn, "--table", "public.orders", "--to", str(lake), "--json")
+    assert (repaired.code, repaired.json["windows"], repaired.json["left"]) == (0, [], [])
+    assert success.read_bytes() == whole
+    assert rivet("validate", str(lake / "public.orders")).code == 0
+
+
 def test_nothing_sealed_is_an_error_with_advice(lake: Path) -> None:
     found = rivet("validate", str(lake / "public.orders"))
     assert found.code == 1

@@ -16,7 +16,7 @@ from rivet_dagster.errors import IntegrityError
 from rivet_dagster.export.documents import ExportManifest, Part
 from rivet_dagster.export.names import MANIFEST, SUCCESS, table_folder
 from rivet_dagster.export.operations import TableExport
-from rivet_dagster.export.seal import load_seal, success_bytes
+from rivet_dagster.export.seal import seal_in_force, success_bytes
 from rivet_dagster.export.validate import validate_export
 from rivet_dagster.formats import csv as csv_format
 from rivet_dagster.sources.postgres.reader import PostgresWindowReader
@@ -197,7 +197,7 @@ def test_a_seal_has_parts_of_one_format(dsn: str, sql: Sql, lake: Path) -> None:
     sql("INSERT INTO public.n SELECT generate_series(1, 3000)")
     as_parquet = prepared(dsn, lake, "public.n", rows=1000)
     export_all(as_parquet)
-    sealed_before = load_seal(as_parquet.store)
+    sealed_before = seal_in_force(as_parquet.store)
     plan = as_parquet.planned()
     as_csv = csv_export(dsn, lake, "public.n", rows=1000)
     with as_csv.run(plan, plan.windows[1:2], "again", 1) as run:
@@ -206,7 +206,7 @@ def test_a_seal_has_parts_of_one_format(dsn: str, sql: Sql, lake: Path) -> None:
         as_csv.seal(plan)
     assert (caught.value.code, caught.value.process_exit_code) == ("RIVET_SEAL_FORMATS", 3)
     assert "parquet in 2 (g1-w000000, g1-w000002); csv in 1 (g1-w000001)" in caught.value.what
-    assert load_seal(as_csv.store) == sealed_before
+    assert seal_in_force(as_csv.store) == sealed_before
     assert [outcome.error for outcome in run_all(as_csv, plan, "all of it")] == [None, None, None]
     as_csv.seal(plan)
     assert csv_rows(lake / "public.n") == [(number,) for number in range(1, 3001)]

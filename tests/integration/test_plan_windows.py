@@ -20,7 +20,7 @@ from rivet_dagster.export.moments import time_window
 from rivet_dagster.export.operations import TableExport
 from rivet_dagster.export.plan import Plan, load_plan
 from rivet_dagster.export.planning import Wish
-from rivet_dagster.export.seal import load_seal
+from rivet_dagster.export.seal import seal_in_force
 from tests.support.exports import export_all, prepared, run_all
 from tests.support.readers import exported_rows, sealed, tree
 
@@ -131,7 +131,7 @@ def test_a_new_generation_stands_beside_the_old_until_it_is_sealed(
     grown, _ = export.plan(Wish(replan="run-1"))
     assert grown.generation == 2
     run_all(export, grown, "work 2")
-    seal = load_seal(export.store)
+    seal = seal_in_force(export.store)
     assert seal is not None
     assert seal.generation == 1
     assert sorted(exported_rows(lake / "public.t")) == rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -336,6 +337,27 @@ def test_a_seal_edited_by_hand_is_found(exported: Damaged, edit: Callable[[dict[
     found = exported.validated({"manifest.json": data, "_SUCCESS": success_bytes(data)}).findings
     assert "RIVET_SEAL_BROKEN" in [finding.code for finding in found]
     assert "g1-w000001" in [finding.window for finding in found]
+
+
+@pytest.mark.parametrize("success", [b"xxh3-128:0\n", None])
+def test_a_seal_whose_writer_died_is_a_finding_beside_the_others(exported: Damaged, success: bytes | None) -> None:
+    found = exported.validated({"_SUCCESS": success, exported.part(): None}, depth="light").findings
+    assert [(finding.code, finding.path) for finding in found] == [
+        ("RIVET_SEAL_BROKEN", "_SUCCESS"),
+        ("RIVET_PART_MISSING", exported.part()),
+    ]
+
+
+def test_a_seal_that_is_being_written_is_waited_for(exported: Damaged) -> None:
+    """As between a seal's two puts, which its writer makes one after the other."""
+    success = exported.copy / "_SUCCESS"
+    late = threading.Timer(0.3, success.write_bytes, [(exported.sound / "_SUCCESS").read_bytes()])
+    try:
+        success.write_bytes(b"that of the seal before")
+        late.start()
+        assert validate_export(open_store(str(exported.copy)), depth="light").ok
+    finally:
+        late.join()
 
 
 def test_a_seal_that_is_edited_with_its_id_does_not_fit_the_parts(exported: Damaged) -> None:

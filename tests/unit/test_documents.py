@@ -18,7 +18,7 @@ from rivet_dagster.export.commit import load_window
 from rivet_dagster.export.documents import Document, ExportManifest, WorkMarker
 from rivet_dagster.export.names import generation_of, window_path
 from rivet_dagster.export.plan import latest_generation, load_plan
-from rivet_dagster.export.seal import load_seal, success_bytes
+from rivet_dagster.export.seal import seal_in_force, success_bytes
 from rivet_dagster.stores import open_store
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -95,7 +95,7 @@ def test_every_sample_is_read_and_follows_its_schema(path: Path) -> None:
 @pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
 def test_every_sample_of_an_export_is_opened(folder: Path, tmp_path: Path) -> None:
     store = open_store(str(folder))
-    seal = load_seal(store)
+    seal = seal_in_force(store)
     export = open_export(folder)
     assert export.manifest == seal
     assert export.generation == latest_generation(store)
