@@ -428,6 +428,16 @@ def check_page_rows(table: Table, held: int, announced: int) -> None:
         )
 
 
+def no_slot(slots: int) -> SourceError:
+    """`RIVET_SOURCE_SLOTS`: others read from the source already, as many as may."""
+    return SourceError(
+        "RIVET_SOURCE_SLOTS",
+        f"All {slots} slots of the source are taken: as many connections as may read from it do so already.",
+        "It is tried again. If it goes on, wait for the other exports of this source, or raise slots for all of them.",
+        retryable=True,
+    )
+
+
 def null_key() -> SourceError:
     """`RIVET_KEY_NULL`: what the catalog or the user says of a key is not so."""
     return SourceError(

@@ -44,6 +44,7 @@ from rivet_dagster.sources.mysql.failures import translated
 from rivet_dagster.sources.mysql.keys import KeyShape, quoted, spelled
 from rivet_dagster.sources.mysql.keytext import key_writer
 from rivet_dagster.sources.mysql.queries import describe_query
+from rivet_dagster.sources.mysql.slots import slot_held
 from rivet_dagster.sources.mysql.statements import Statements, wait_at_most
 from rivet_dagster.sources.mysql.walks import Walker
 
@@ -136,7 +137,7 @@ class MysqlSession:
 
     @contextmanager
     def open_window(self, table: Table, key: Key, limits: BatchLimits) -> Iterator[MysqlWindowReader]:
-        """One consistent snapshot, held until the context ends."""
+        """One consistent snapshot, held until the context ends, and with it one of the source's slots."""
         from rivet_dagster.sources.mysql.stream import ResultStream  # noqa: PLC0415 (numpy is paid for here)
 
         # One buffer for all windows of the session: it has grown to the size of a page once.
@@ -144,7 +145,7 @@ class MysqlSession:
         with translated(f"reading {table.label}"):
             walker = Walker(self._connection, table, key)
             reader = MysqlWindowReader(self._stream, walker, table, key, limits, self._types, self._be_patient)
-            with self._snapshot(self._stream):
+            with slot_held(self._connection, self._limits.slots), self._snapshot(self._stream):
                 yield reader
 
     @contextmanager

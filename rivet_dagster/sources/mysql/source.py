@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rivet_dagster.sources.base import SourceLimits, Table, TypeChoices
+from rivet_dagster.sources.base import Key, SourceLimits, Table, TypeChoices
 from rivet_dagster.sources.mysql.connect import connect, parse_dsn
 from rivet_dagster.sources.mysql.session import MysqlSession
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from rivet_dagster.sources.mysql.probe import MysqlProbe
 
 
 def warm() -> None:
@@ -49,6 +51,12 @@ class MysqlSource:
     def connect(self) -> MysqlSession:
         """Open a session."""
         return MysqlSession(self._address, connect(self._address, self._limits), self._limits, self._types)
+
+    def probe(self, table: Table | None = None, key: Key | None = None) -> MysqlProbe:
+        """Look how the server is; connects when it is first looked."""
+        from rivet_dagster.sources.mysql.probe import MysqlProbe  # noqa: PLC0415 (most exports need none)
+
+        return MysqlProbe(self._address, table, key)
 
     def warm(self) -> None:
         """Load the compiled code that reading needs."""

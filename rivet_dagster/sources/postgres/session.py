@@ -26,6 +26,7 @@ from rivet_dagster.sources.postgres.catalog import describe_query, describe_tabl
 from rivet_dagster.sources.postgres.connect import application_name, server_facts
 from rivet_dagster.sources.postgres.failures import last_words, translated
 from rivet_dagster.sources.postgres.keys import KeyShape, key_text
+from rivet_dagster.sources.postgres.slots import take_slot
 from rivet_dagster.sources.postgres.statistics import boundaries
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class PostgresSession:
 
     @contextmanager
     def open_window(self, table: Table, key: Key, limits: BatchLimits) -> Iterator[PostgresWindowReader]:
-        """One consistent snapshot, held until the context ends."""
+        """One consistent snapshot, held until the context ends, and with it one of the source's slots."""
         from rivet_dagster.sources.postgres.reader import PostgresWindowReader  # noqa: PLC0415 (numba is paid for here)
         from rivet_dagster.sources.postgres.stream import CopyStream  # noqa: PLC0415
 
@@ -132,6 +133,7 @@ class PostgresSession:
         self._stream = self._stream or CopyStream(self._connection.pgconn)
         reader = PostgresWindowReader(self._connection, self._stream, table, key, limits, self._types, self._limits)
         with translated(f"reading {table.label}"), self._snapshot(steered=table.kind == "table"):
+            take_slot(self._connection, self._limits.slots)
             try:
                 yield reader
             finally:

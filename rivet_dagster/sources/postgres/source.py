@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rivet_dagster.sources.base import SourceLimits, Table, TypeChoices
+from rivet_dagster.sources.base import Key, SourceLimits, Table, TypeChoices
 from rivet_dagster.sources.postgres.connect import connect, label_of, parse_dsn
 from rivet_dagster.sources.postgres.session import PostgresSession
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from rivet_dagster.sources.postgres.probe import PostgresProbe
 
 
 def warm() -> None:
@@ -49,6 +51,12 @@ class PostgresSource:
     def connect(self) -> PostgresSession:
         """Open a session."""
         return PostgresSession(connect(self._params, self._limits), self._limits, self._types)
+
+    def probe(self, table: Table | None = None, key: Key | None = None) -> PostgresProbe:
+        """Look how the server is; connects when it is first looked."""
+        from rivet_dagster.sources.postgres.probe import PostgresProbe  # noqa: PLC0415 (most exports need none)
+
+        return PostgresProbe(self._params, table, key)
 
     def warm(self) -> None:
         """Load the compiled code that reading needs."""
