@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rivet_dagster.assets import build_rivet_asset_specs, build_rivet_assets, rivet_assets
     from rivet_dagster.automation import Automation, build_rivet_automation
+    from rivet_dagster.checks import Checks, build_rivet_checks
     from rivet_dagster.component import RivetExportComponent
     from rivet_dagster.errors import RivetError
     from rivet_dagster.export.config import (
@@ -44,6 +45,8 @@ _HOMES = {
     "build_rivet_asset_specs": "rivet_dagster.assets",
     "Automation": "rivet_dagster.automation",
     "build_rivet_automation": "rivet_dagster.automation",
+    "Checks": "rivet_dagster.checks",
+    "build_rivet_checks": "rivet_dagster.checks",
     "build_rivet_schedule": "rivet_dagster.schedules",
     "build_rivet_plan_sensor": "rivet_dagster.sensors",
     "build_rivet_cursor_sensor": "rivet_dagster.sensors",
@@ -78,6 +81,8 @@ __all__ = [
     "build_rivet_asset_specs",
     "Automation",
     "build_rivet_automation",
+    "Checks",
+    "build_rivet_checks",
     "build_rivet_schedule",
     "build_rivet_plan_sensor",
     "build_rivet_cursor_sensor",

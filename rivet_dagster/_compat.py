@@ -72,6 +72,21 @@ def is_automated(context: dg.AssetExecutionContext) -> bool:
     return _AUTOMATED in context.run.tags
 
 
+def latest_evaluation(instance: dg.DagsterInstance, asset: dg.AssetKey, check: str) -> dg.AssetCheckEvaluation | None:
+    """What a check said when it last said something; None if it never did.
+
+    Dagster's own call gives its last run, which may be under way, or have ended without a word.
+    """
+    from dagster import AssetCheckKey  # noqa: PLC0415
+    from dagster._core.storage.asset_check_execution_record import (  # noqa: PLC0415
+        COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES as COMPLETED,
+    )
+
+    storage = instance.event_log_storage
+    records = storage.get_asset_check_execution_history(AssetCheckKey(asset, check), limit=1, status=COMPLETED)
+    return records[0].evaluation if records else None
+
+
 def awaited_partitions(instance: dg.DagsterInstance, asset: dg.AssetKey) -> set[str]:
     """Partitions that a run was to materialize and has not since: it runs still, failed there, or was terminated."""
     from dagster import DagsterEventType  # noqa: PLC0415

@@ -286,7 +286,7 @@ class _Builder:
 
     def _plan(self, export: ExportConfig, spec: dg.AssetSpec, keys: ExportKeys) -> dg.AssetsDefinition:
         @dg.multi_asset(
-            name=_op_name(spec.key), specs=[spec], required_resource_keys={self._resource_key}, **self._reads
+            name=op_name(spec.key), specs=[spec], required_resource_keys={self._resource_key}, **self._reads
         )
         def plan(context: dg.AssetExecutionContext, config: RivetPlanConfig) -> dg.MaterializeResult[Any]:
             return self._resource(context).plan(context, export, keys, config)
@@ -298,7 +298,7 @@ class _Builder:
             yield from self._resource(context).export(context, config)
 
         decorate = dg.multi_asset(
-            name=name or _op_name(spec.key),
+            name=name or op_name(spec.key),
             specs=[spec],
             # A body says by its parameters what it needs.
             required_resource_keys=None if body else {self._resource_key},
@@ -309,7 +309,7 @@ class _Builder:
 
     def _complete(self, export: ExportConfig, spec: dg.AssetSpec, keys: ExportKeys) -> dg.AssetsDefinition:
         @dg.multi_asset(
-            name=_op_name(spec.key),
+            name=op_name(spec.key),
             specs=[spec],
             required_resource_keys={self._resource_key},
         )
@@ -319,7 +319,7 @@ class _Builder:
         return complete
 
 
-def _op_name(key: dg.AssetKey) -> str:
+def op_name(key: dg.AssetKey) -> str:
     """A name that Dagster allows for ops, distinct for distinct keys."""
     plain = "__".join(key.path)
     name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in plain)

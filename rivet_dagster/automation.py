@@ -1,6 +1,7 @@
 """What keeps an export up to date by itself, as one declaration: sensors and schedules."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Annotated, Any
 
 import dagster as dg
@@ -40,6 +41,7 @@ class Reload(_Model):
         missing_parts: whether each part that a manifest names is there.
         damaged_windows: of how many windows a table every byte is read in a tick.
         drifted_windows: of how many windows a table the rows are counted in the source in a tick.
+        failed_checks: whether windows that a failed asset check names are read again.
         request_table: a table in the source whose rows are requests.
         minimum_interval_seconds: between two ticks.
     """
@@ -47,6 +49,7 @@ class Reload(_Model):
     missing_parts: bool = True
     damaged_windows: Count = 0
     drifted_windows: Count = 0
+    failed_checks: bool = False
     request_table: str | None = None
     minimum_interval_seconds: Seconds = 300
 
@@ -115,12 +118,12 @@ def build_rivet_automation(
             made.append(build_rivet_cursor_sensor(*cursors, name=f"{name}_cursor", **options))
     if automation.reload and exports:
         wanted = automation.reload
-        checks = ReloadChecks(wanted.missing_parts, wanted.damaged_windows, wanted.drifted_windows)
+        looked_at = {field.name: getattr(wanted, field.name) for field in fields(ReloadChecks)}
         made.append(
             build_rivet_reload_sensor(
                 *exports,
                 name=f"{name}_reload",
-                checks=checks,
+                checks=ReloadChecks(**looked_at),
                 request_table=wanted.request_table,
                 minimum_interval_seconds=wanted.minimum_interval_seconds,
                 default_status=sensors,

@@ -5,8 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import dagster as dg
 from dagster.components.resolved.core_models import OpSpec
@@ -16,6 +15,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from rivet_dagster.assets import build_rivet_assets
 from rivet_dagster.automation import Automation, build_rivet_automation
+from rivet_dagster.checks import Checks, build_rivet_checks
+from rivet_dagster.component_schema import TEMPLATE, ExportsSchema, ModelSchema, with_exact_schema
 from rivet_dagster.errors import ConfigError
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.names import plain_name
@@ -25,10 +26,9 @@ from rivet_dagster.translator import DagsterRivetTranslator, RivetTranslatorData
 
 # A field that is one environment variable and nothing else: its value stays out of the definitions.
 _VARIABLE = re.compile(r"""\s*\{\{\s*env(?:\.(\w+)|\(\s*(['"])(\w+)\2\s*\))\s*\}\}\s*""")
-_TEMPLATE = re.compile(r"\{[{%]")
 
 _Fault = tuple[Sequence[int | str], str]
-_Schema = dict[str, Any]
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class DeclarationError(ConfigError, ResolutionException):
@@ -84,7 +84,7 @@ def _rendered(context: dg.ResolutionContext, value: Any) -> Any:
         return {key: _rendered(context.at_path(key), each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_rendered(context.at_path(index), each) for index, each in enumerate(value)]
-    if isinstance(value, str) and _TEMPLATE.search(value):
+    if isinstance(value, str) and TEMPLATE.search(value):
         return context.resolve_value(value)
     return value
 
@@ -177,14 +177,17 @@ def _op(context: dg.ResolutionContext, model: Any) -> OpSpec:
     return op
 
 
-def _automation(context: dg.ResolutionContext, values: Any) -> Automation | None:
-    if values is None or isinstance(values, Automation):
-        return values
-    plain = values.model_dump(exclude_unset=True) if isinstance(values, BaseModel) else values
-    try:
-        return Automation.model_validate(_rendered(context, plain))
-    except ValidationError as exc:
-        raise _refused(context, _faults(exc)) from None
+def _declared(model: type[_Model]) -> Callable[[dg.ResolutionContext, Any], _Model | None]:
+    def resolve(context: dg.ResolutionContext, values: Any) -> _Model | None:
+        if values is None or isinstance(values, model):
+            return values
+        plain = values.model_dump(exclude_unset=True) if isinstance(values, BaseModel) else values
+        try:
+            return model.model_validate(_rendered(context, plain))
+        except ValidationError as exc:
+            raise _refused(context, _faults(exc)) from None
+
+    return resolve
 
 
 def _template_names(data: RivetTranslatorData) -> Mapping[str, Any]:
@@ -194,98 +197,6 @@ def _template_names(data: RivetTranslatorData) -> Mapping[str, Any]:
 
 
 _TRANSLATION = TranslationFnResolver[RivetTranslatorData](_template_names)
-
-
-@dataclass(frozen=True)
-class ExportsSchema:
-    """Gives exports their JSON schema, which editors and `dg check yaml` read; they are checked when they load.
-
-    Attributes:
-        without: a field that these exports have not got.
-    """
-
-    without: str = ""
-
-    def __get_pydantic_json_schema__(self, *_: Any) -> _Schema:
-        schema = _inlined(ExportConfig.model_json_schema())
-        exact = {name: _exact(each) for name, each in schema["properties"].items() if name != self.without}
-        if not self.without:
-            exact["translation"] = _or_template(_inlined(dg.AssetAttributesModel.model_json_schema()), "null")
-        required = [name for name in schema.get("required", []) if name != self.without]
-        return {**schema, "properties": exact, "required": required}
-
-
-class _AutomationSchema:
-    """Gives automation its JSON schema, as `_ExportSchema` does exports."""
-
-    def __get_pydantic_json_schema__(self, *_: Any) -> _Schema:
-        schema = _inlined(Automation.model_json_schema())
-        return {**schema, "properties": {name: _exact(each) for name, each in schema["properties"].items()}}
-
-
-def _inlined(schema: _Schema) -> _Schema:
-    """The schema without references: there is nothing in these models that holds itself."""
-    definitions = schema.pop("$defs", {})
-
-    def inline(node: Any) -> Any:
-        if isinstance(node, dict):
-            name = str(node.get("$ref", "")).rpartition("/")[2]
-            rest = {key: inline(each) for key, each in node.items() if key != "$ref"}
-            return {**inline(definitions[name]), **rest} if name else rest
-        return [inline(each) for each in node] if isinstance(node, list) else node
-
-    return cast(_Schema, inline(schema))
-
-
-def _or_template(schema: _Schema, *others: str) -> _Schema:
-    """The schema, or a template, or one of some simple types.
-
-    With `if`, and not `anyOf`, of which a validator can only say that nothing fits, and not where.
-    """
-    template = {"type": "string", "pattern": _TEMPLATE.pattern}
-    return {"if": {"anyOf": [template, *({"type": other} for other in others)]}, "then": True, "else": schema}
-
-
-def _exact(schema: _Schema) -> _Schema:
-    """A field of an export, so that a validator names the innermost field at fault."""
-    if "oneOf" in schema:  # models that are told apart by their type; the first one is meant where none is given
-        usual, *others = schema["oneOf"]
-        types = {"enum": [each["properties"]["type"]["const"] for each in schema["oneOf"]]}
-        found = _exact({**usual, "properties": {**usual["properties"], "type": types}})
-        for other in others:
-            kind = {"properties": {"type": {"const": other["properties"]["type"]["const"]}}, "required": ["type"]}
-            found = {"if": kind, "then": _exact(other), "else": found}
-        return _or_template(found)
-    rest = [each for each in schema.get("anyOf", []) if each.get("type") != "null"]
-    if len(rest) == 1:
-        return _or_template(_exact(rest[0]), "null")
-    inner = dict(schema)
-    if "properties" in schema:
-        inner["properties"] = {name: _exact(each) for name, each in schema["properties"].items()}
-    for name in ("items", "additionalProperties"):
-        if isinstance(schema.get(name), dict):
-            inner[name] = _exact(schema[name])
-    return _or_template(inner)
-
-
-@cache
-def with_exact_schema(model: type[BaseModel]) -> type[BaseModel]:
-    """The model with a JSON schema whose errors name the innermost field at fault."""
-
-    class Exact(model, title=model.__name__):  # type: ignore[misc, valid-type, call-arg]
-        @classmethod
-        def model_json_schema(cls, *args: Any, **options: Any) -> _Schema:
-            schema = cast(_Schema, super().model_json_schema(*args, **options))
-            for name in ("workers", "exports", "export", "translation", "op", "automation"):
-                field = schema["properties"].get(name, {})
-                kinds = field.get("anyOf", [])
-                rest = [each for each in kinds if each.get("type") not in {"string", "null"}]
-                if len(rest) == 1:
-                    del field["anyOf"]
-                    field.update(_or_template(rest[0], *("null" for each in kinds if each.get("type") == "null")))
-            return schema
-
-    return Exact
 
 
 # Fields that components share.
@@ -341,11 +252,21 @@ OpField = Annotated[
 AutomationField = Annotated[
     "Automation | None",  # in quotes, as above
     dg.Resolver(
-        _automation,
-        model_field_type=Annotated[Any, _AutomationSchema()] | None,
+        _declared(Automation),
+        model_field_type=Annotated[Any, ModelSchema(Automation)] | None,
         inject_before_resolve=False,
         description="Sensors for new rows and for windows to read again, schedules for slices of time.",
         examples=[{"extend": {"minimum_rows": 100000}, "reload": {"drifted_windows": 5}}],
+    ),
+]
+ChecksField = Annotated[
+    "Checks | None",
+    dg.Resolver(
+        _declared(Checks),
+        model_field_type=Annotated[Any, ModelSchema(Checks)] | None,
+        inject_before_resolve=False,
+        description="Asset checks of every sealed table: its files, the source's rows, the source's columns.",
+        examples=[{"integrity": "sample", "reconcile": "keys"}],
     ),
 ]
 
@@ -389,6 +310,7 @@ class RivetExportComponent(dg.Component, dg.Resolvable):
     translation: TranslationField | None = None
     op: OpField = None
     automation: AutomationField = None
+    checks: ChecksField = None
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
@@ -448,6 +370,7 @@ class RivetExportComponent(dg.Component, dg.Resolvable):
                 backfill_policy=op.backfill_policy,
                 resource=resource,
             ),
+            asset_checks=self._checks(key, translator),
             resources={key: resource},
         )
         if self.automation is None:
@@ -456,6 +379,13 @@ class RivetExportComponent(dg.Component, dg.Resolvable):
             self.exports, self.automation, name=key, resource_key=key, translator=translator
         )
         return dg.Definitions.merge(defs, automation)
+
+    def _checks(self, key: str, translator: DagsterRivetTranslator) -> list[dg.AssetChecksDefinition]:
+        if self.checks is None:
+            return []
+        op = self.op or OpSpec()
+        shared: dict[str, Any] = {"resource_key": key, "translator": translator, "pool": op.pool, "op_tags": op.tags}
+        return build_rivet_checks(*self.exports, **self.checks.model_dump(), **shared)
 
 
 class _ComponentTranslator(DagsterRivetTranslator):

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rivet_dagster.assets import WINDOWS_A_RUN
+from rivet_dagster.checks import NAMING_WINDOWS, Failing, failing_windows
 from rivet_dagster.export.config import ExportConfig, TimeWindows
 from rivet_dagster.export.documents import fingerprint_bytes
 from rivet_dagster.export.operations import TableExport
@@ -17,7 +18,7 @@ from rivet_dagster.export.peek import rows_beyond
 from rivet_dagster.export.plan import Plan, Window
 from rivet_dagster.export.planning import current_plan
 from rivet_dagster.export.seal import named
-from rivet_dagster.export.upkeep import Ailing, damaged, round_robin, without_parts
+from rivet_dagster.export.upkeep import Ailing, damaged, not_read_since, round_robin, without_parts
 from rivet_dagster.partitions import slices_of, window_partitions
 from rivet_dagster.requests import is_being_read, run_requests
 from rivet_dagster.resources import RivetResource
@@ -52,11 +53,13 @@ class ReloadChecks:
         missing_parts: whether each part that a manifest names is there with its size: one listing a table.
         damaged_windows: of how many windows a table every byte is read and held against its fingerprint, in turn.
         drifted_windows: of how many windows a table the rows are counted in the source, in turn.
+        failed_checks: whether windows that an asset check names are read again, unless they were since it looked.
     """
 
     missing_parts: bool = True
     damaged_windows: int = 0
     drifted_windows: int = 0
+    failed_checks: bool = False
 
 
 @dataclass
@@ -223,7 +226,11 @@ def _looked_at(
     asked = _asked(context, label, windows, requested)
     rounds["served"] += bool(asked)
     found = run_requests(keys.table, order, asked, windows_a_run, f"request {rounds['served']}", "requested")
-    ailing = [] if is_being_read(context.instance, keys.table) else _ailing(export, plan, windows, checks, rounds)
+    ailing: list[Ailing] = []
+    if not is_being_read(context.instance, keys.table):
+        named_by = NAMING_WINDOWS if checks.failed_checks else ()
+        failed = [failing for name in named_by if (failing := failing_windows(context.instance, keys.complete, name))]
+        ailing = _ailing(export, plan, windows, checks, rounds, failed)
     ailing = [each for each in ailing if each.window not in asked]
     for each in ailing:
         context.log.info(f"{label} {each.window.key}: {each.reason}")
@@ -260,12 +267,22 @@ def _asked(
 
 
 def _ailing(
-    export: TableExport, plan: Plan, windows: Sequence[Window], checks: ReloadChecks, rounds: dict[str, int]
+    export: TableExport,
+    plan: Plan,
+    windows: Sequence[Window],
+    checks: ReloadChecks,
+    rounds: dict[str, int],
+    failed: Sequence[Failing],
 ) -> list[Ailing]:
     """Windows with something wrong, each once; `rounds` says whose turn it is, and then whose it is next."""
     found: list[Ailing] = []
     if checks.missing_parts:
         found += without_parts(export.store, plan, windows)
+    for failing in failed:
+        # A new generation has windows of the same names, but not the files that the check has looked at.
+        chosen = [window for window in windows if window.key in failing.windows]
+        if failing.generation == plan.generation:
+            found += not_read_since(export.store, plan, chosen, failing.checked_at, f"{failing.check} has failed")
     chosen, rounds["damaged"] = round_robin(windows, rounds["damaged"], checks.damaged_windows)
     found += damaged(export.store, plan, chosen)
     chosen, rounds["drifted"] = round_robin(windows, rounds["drifted"], checks.drifted_windows)

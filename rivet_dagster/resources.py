@@ -121,7 +121,7 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     ) -> dg.MaterializeResult[None]:
         """Extend the plan of a table, or begin a new one, and make its windows partitions of the table asset."""
         replan = replan_id_of(context) if wish is not None and wish.replan else None
-        with _explained():
+        with explained():
             export = self.open(config)
             plan, appended = export.plan(Wish(replan))
         came, went = publish_windows(context.instance, keys.table, plan)
@@ -142,7 +142,7 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def _seal_empty(self, context: dg.AssetExecutionContext, export: TableExport, plan: Plan, keys: ExportKeys) -> None:
         """An empty table has no window whose event could have it sealed."""
-        with _explained():
+        with explained():
             seal = export.seal(plan)
         context.log_event(
             dg.AssetMaterialization(
@@ -171,13 +171,13 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         config, table, plan_key = running_export(context)
         options = run_config or RivetRunConfig()
-        with _explained():
+        with explained():
             export = self.open(config)
             plan, windows = self._windows(context, export, options)
         work_id = context.run.run_id if options.fresh else work_id_of(context)
         report = _Reporter(context, table, plan_key, export, plan)
         workers = options.workers or self.workers
-        with _explained(), export.run(plan, windows, work_id, workers, self.engine) as run:
+        with explained(), export.run(plan, windows, work_id, workers, self.engine) as run:
             try:
                 for outcome in run:
                     report(outcome)
@@ -217,7 +217,7 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         A run that Dagster's automation has asked for seals nothing, and gives nothing, while a window is requested
         that was not read since, as after a re-export that was terminated half-way. A run that somebody launches does.
         """
-        with _explained():
+        with explained():
             export = self.open(config)
             plan = export.planned()
             windows = config.windows
@@ -230,7 +230,7 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 "(re-execute their run from failure), or launch this asset to seal what is there."
             )
             return
-        with _explained():
+        with explained():
             seal = export.seal(plan, slices)
         context.log.info(f"Sealed {seal.rows} rows in {len(seal.windows)} windows as {seal.seal_id}")
         yield dg.MaterializeResult(
@@ -282,7 +282,7 @@ class _Reporter:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Fail the step with a typed error's code and advice where Dagster's UI shows them."""
     try:
         yield

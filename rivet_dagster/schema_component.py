@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from rivet_dagster.component import (
     AutomationField,
+    ChecksField,
     DestinationField,
-    ExportsSchema,
     OpField,
     RivetExportComponent,
     SourceField,
@@ -21,8 +21,8 @@ from rivet_dagster.component import (
     TranslationField,
     WorkersField,
     export_options,
-    with_exact_schema,
 )
+from rivet_dagster.component_schema import ExportsSchema, with_exact_schema
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.selection import select_tables
 
@@ -68,6 +68,7 @@ class RivetSchemaComponent(dg.StateBackedComponent, dg.Resolvable):
     translation: TranslationField | None = None
     op: OpField = None
     automation: AutomationField = None
+    checks: ChecksField = None
     defs_state: ResolvedDefsStateConfig = field(default_factory=DefsStateConfigArgs.local_filesystem)
 
     @classmethod
@@ -107,4 +108,5 @@ class RivetSchemaComponent(dg.StateBackedComponent, dg.Resolvable):
             translation=self.translation,
             op=self.op,
             automation=self.automation,
+            checks=self.checks,
         ).build_defs(context)

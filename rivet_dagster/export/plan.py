@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rivet_dagster.errors import DriftError, IntegrityError, PlanError
 from rivet_dagster.export.documents import PlannedColumn, PlannedWindow, PlanSegment, WindowManifest, fingerprint_bytes
@@ -179,26 +180,54 @@ def _broken(url: str, why: str) -> IntegrityError:
     )
 
 
+@dataclass(frozen=True)
+class ColumnChange:
+    """One difference between a table's columns and those that its plan froze.
+
+    Attributes:
+        name: of the column.
+        kind: what became of it; `moved` only where nothing but the order differs.
+        what: the same for people.
+    """
+
+    name: str
+    kind: Literal["dropped", "added", "changed", "moved"]
+    what: str
+
+
+def column_changes(plan: Plan, columns: Sequence[PlannedColumn]) -> tuple[ColumnChange, ...]:
+    """How the table's columns differ from those that the plan froze."""
+    frozen = {column.name: column for column in plan.head.columns}
+    current = {column.name: column for column in columns}
+    found = [ColumnChange(name, "dropped", f"{name} was dropped") for name in frozen if name not in current]
+    for name, column in current.items():
+        if name not in frozen:
+            found.append(ColumnChange(name, "added", f"{name} ({column.native_type}) was added"))
+    for name, column in current.items():
+        if name in frozen and column != frozen[name]:
+            what = f"{name} was {_words(frozen[name], column)} and is {_words(column, frozen[name])}"
+            found.append(ColumnChange(name, "changed", what))
+    if found:
+        return tuple(found)
+    places = zip(frozen, current, strict=True)
+    return tuple(
+        ColumnChange(after, "moved", f"{after} has another place") for before, after in places if before != after
+    )
+
+
 def check_drift(plan: Plan, columns: tuple[PlannedColumn, ...]) -> None:
     """Compare the table's columns with those that the plan froze.
 
     Raises:
         DriftError: RIVET_SCHEMA_DRIFT that names every difference.
     """
-    frozen = {column.name: column for column in plan.head.columns}
-    current = {column.name: column for column in columns}
-    if columns == plan.head.columns:
+    changes = column_changes(plan, columns)
+    if not changes:
         return
-    changes = [f"{name} was dropped" for name in frozen if name not in current]
-    changes += [f"{name} ({column.native_type}) was added" for name, column in current.items() if name not in frozen]
-    changes += [
-        f"{name} was {_words(frozen[name], column)} and is {_words(column, frozen[name])}"
-        for name, column in current.items()
-        if name in frozen and column != frozen[name]
-    ]
+    shown = "; ".join(change.what for change in changes if change.kind != "moved") or "their order"
     raise DriftError(
         "RIVET_SCHEMA_DRIFT",
-        f"The columns of {plan.head.table} changed since it was planned: {'; '.join(changes) or 'their order'}.",
+        f"The columns of {plan.head.table} changed since it was planned: {shown}.",
         "Plan the table anew (replan), which begins a generation beside this one; the sealed export stays readable.",
         fatal=True,
     )

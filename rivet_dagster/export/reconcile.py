@@ -17,7 +17,7 @@ from rivet_dagster.export.commit import load_window
 from rivet_dagster.export.documents import WindowManifest
 from rivet_dagster.export.names import window_path
 from rivet_dagster.export.operations import TableExport
-from rivet_dagster.export.plan import Plan, Window, check_drift
+from rivet_dagster.export.plan import ColumnChange, Plan, Window, check_drift, column_changes
 from rivet_dagster.export.planning import describe, planned_key
 from rivet_dagster.export.retry import pause_seconds, with_session
 from rivet_dagster.export.schema import planned_columns
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Comparison = Literal["count", "keys", "rows"]
 """What is compared: numbers of rows; those and the values of the key's columns; or whole rows."""
 
-_CODES = {"count": "RIVET_RECONCILE_COUNT", "keys": "RIVET_RECONCILE_KEYS", "rows": "RIVET_RECONCILE_ROWS"}
+CODES = {"count": "RIVET_RECONCILE_COUNT", "keys": "RIVET_RECONCILE_KEYS", "rows": "RIVET_RECONCILE_ROWS"}
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,20 @@ def plan_in_force(export: TableExport) -> Plan:
     except IntegrityError:
         seal = None
     return export.planned(seal.generation if seal else None)
+
+
+def schema_changes(export: TableExport, plan: Plan) -> tuple[ColumnChange, ...]:
+    """How the source's columns differ from those that the plan froze: a look at the catalog, no row is read.
+
+    Raises:
+        SourceError: the table is gone, or cannot be asked for.
+    """
+
+    def look(session: Session) -> tuple[ColumnChange, ...]:
+        table = describe(session, export.config)
+        return column_changes(plan, planned_columns(table, export.source.schema_of(table)))
+
+    return with_session(export.source, export.config.limits, look)
 
 
 def reconcile(
@@ -322,7 +336,7 @@ class _Reader:
             what = f"{what} rows, not {manifest.rows}"
         path = window_path(manifest.generation, manifest.key)
         what = f"the source has {what} (exported as of {manifest.read_at})"
-        return Finding(_CODES[depth], manifest.key, path, what, columns)
+        return Finding(CODES[depth], manifest.key, path, what, columns)
 
 
 def _checksums(manifest: WindowManifest, columns: int) -> tuple[str, ...]:

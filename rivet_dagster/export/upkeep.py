@@ -68,6 +68,16 @@ def damaged(store: Store, plan: Plan, windows: Iterable[Window]) -> Iterator[Ail
                 break
 
 
+def not_read_since(
+    store: Store, plan: Plan, windows: Iterable[Window], moment: datetime, reason: str
+) -> Iterator[Ailing]:
+    """Windows that have no commit, or one of before this moment."""
+    for window in windows:
+        manifest = load_window(store, plan.generation, window.key)
+        if manifest is None or datetime.fromisoformat(manifest.read_at) < moment:
+            yield Ailing(window, reason, manifest.read_at if manifest else "")
+
+
 def drifted(
     session: Session, table: Table, key: Key, store: Store, plan: Plan, windows: Iterable[Window]
 ) -> Iterator[Ailing]:

@@ -113,6 +113,7 @@ attributes:
   colour: red
   workers: many
   op: {poool: x}
+  checks: {integrity: deep, windows_a_run: 0, reconcile: null, sums: true}
   translation: {group: lake}
   exports:
     - table: public.orders
@@ -137,25 +138,28 @@ attributes:
         (4, "attributes.colour", unexpected.format("colour")),
         (5, "attributes.workers", "'many' is not of type 'integer'"),
         (6, "attributes.op.poool", unexpected.format("poool")),
-        (7, "attributes.translation.group", unexpected.format("group")),
+        (7, "attributes.checks.integrity", "'deep' is not one of ['light', 'sample', 'full']"),
+        (7, "attributes.checks.windows_a_run", "0 is less than the minimum of 1"),
+        (7, "attributes.checks.sums", unexpected.format("sums")),
+        (8, "attributes.translation.group", unexpected.format("group")),
         (
-            10,
+            11,
             "attributes.exports.0.windows.type",
             "'hourly' is not one of ['keyset', 'int_range', 'time', 'cursor', 'full']",
         ),
         (
-            12,
+            13,
             "attributes.exports.0.format.compression",
             "'brotli' is not one of ['zstd', 'snappy', 'lz4', 'gzip', 'none']",
         ),
-        (13, "attributes.exports.0.limits.page_bytes", "'small' is not of type 'integer'"),
-        (15, "attributes.exports.1.format.compression", "'snappy' is not one of ['gzip', 'zstd', 'none']"),
-        (16, "attributes.exports.1.colums", unexpected.format("colums")),
-        (17, "attributes.exports.1.windows.columns", "'id' is not of type 'array'"),
-        (18, "attributes.exports.1.columns.price.unrepresentable", "'zero' is not one of ['error', 'null', 'text']"),
-        (19, "attributes.exports.1.translation.owner", unexpected.format("owner")),
-        (20, "attributes.exports.2", "'table' is a required property"),
-        (20, "attributes.exports.2.windows.rows", "0 is less than the minimum of 1"),
+        (14, "attributes.exports.0.limits.page_bytes", "'small' is not of type 'integer'"),
+        (16, "attributes.exports.1.format.compression", "'snappy' is not one of ['gzip', 'zstd', 'none']"),
+        (17, "attributes.exports.1.colums", unexpected.format("colums")),
+        (18, "attributes.exports.1.windows.columns", "'id' is not of type 'array'"),
+        (19, "attributes.exports.1.columns.price.unrepresentable", "'zero' is not one of ['error', 'null', 'text']"),
+        (20, "attributes.exports.1.translation.owner", unexpected.format("owner")),
+        (21, "attributes.exports.2", "'table' is a required property"),
+        (21, "attributes.exports.2.windows.rows", "0 is less than the minimum of 1"),
     }
     assert shown == {f"{path}:{line} - {field} {what}" for line, field, what in wanted}
 
@@ -265,6 +269,22 @@ def test_declarations_of_the_docs_are_sound(project: Project) -> None:
     assert "0 6 * * *" in str(specs["shop/orders/complete"].automation_condition)
     (whole,) = specs["shop/orders/complete"].deps
     assert isinstance(whole.partition_mapping, dg.AllPartitionMapping)
+
+
+def test_checks_are_declared_beside_the_assets(project: Project) -> None:
+    more = "  checks: {integrity: full, reconcile: null, severity: WARN}\n  op: {pool: shop_db}\n"
+    project.declare(declaration("[{table: public.orders, translation: {key: raw/orders}}]", more))
+    checks = {key.name: check for check in project.load().asset_checks or () for key in check.check_keys}
+    assert sorted(checks) == ["rivet_integrity", "rivet_schema_drift"]
+    drift = checks["rivet_schema_drift"]
+    assert [key.asset_key.to_user_string() for key in drift.check_keys] == ["raw/orders/complete"]
+    assert drift.op.pool == "shop_db"
+    assert "rivet_lake" in drift.required_resource_keys
+    project.declare(declaration(more="  checks: {reconcile: everything}\n"))
+    what = str(reason(project))
+    assert "- attributes.checks.reconcile: Input should be 'count', 'keys' or 'rows'" in what
+    project.declare(declaration())
+    assert not project.load().asset_checks
 
 
 def test_translations_follow_one_another(project: Project) -> None:

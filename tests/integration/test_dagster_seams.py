@@ -12,7 +12,7 @@ from dagster._core.storage import tags as dagster_tags
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from rivet_dagster import _compat, requests
-from rivet_dagster._compat import delete_partitions
+from rivet_dagster._compat import delete_partitions, latest_evaluation
 from tests.support.orchestrating import statements
 
 
@@ -59,6 +59,33 @@ def test_dagster_still_calls_its_tags_so() -> None:
     assert requests.RANGE_END == dagster_tags.ASSET_PARTITION_RANGE_END_TAG
     run = SimpleNamespace(run=SimpleNamespace(tags={dagster_tags.BACKFILL_ID_TAG: "b"}, run_id="r", root_run_id=None))
     assert _compat.replan_id_of(run) == "b"  # type: ignore[arg-type]
+
+
+def test_the_last_word_of_a_check_is_found_behind_runs_that_said_nothing(instance: dg.DagsterInstance) -> None:
+    heard: list[dg.AssetCheckEvaluation | None] = []
+
+    @dg.asset
+    def orders() -> None:
+        pass
+
+    @dg.multi_asset_check(specs=[dg.AssetCheckSpec("sound", asset="orders")], config_schema={"number": int})
+    def sound(context):  # type: ignore[no-untyped-def]  # Dagster reads no postponed ones
+        heard.append(latest_evaluation(context.instance, orders.key, "sound"))
+        number = context.op_execution_context.op_config["number"]
+        if number < 0:
+            raise ValueError("no word")
+        yield dg.AssetCheckResult(passed=number % 2 == 0, metadata={"number": number})
+
+    for number in (1, -1, 2, -2):
+        config = {"ops": {"sound": {"config": {"number": number}}}}
+        dg.materialize([orders, sound], instance=instance, run_config=config, raise_on_error=False)
+    said = [(each.passed, each.metadata["number"].value) if each else None for each in heard]
+    assert said == [None, (False, 1), (False, 1), (True, 2)]
+    last = latest_evaluation(instance, orders.key, "sound")
+    assert last is not None
+    assert last.metadata["number"].value == 2
+    assert latest_evaluation(instance, orders.key, "other") is None
+    assert latest_evaluation(instance, dg.AssetKey("other"), "sound") is None
 
 
 def test_the_runs_that_have_not_ended_are_those_that_dagster_counts_so() -> None:

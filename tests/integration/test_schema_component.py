@@ -14,6 +14,9 @@ from tests.support.dg_project import Project
 
 Sql = Callable[[str], list[tuple[Any, ...]]]
 
+# Dagster's own call, where a component has checks.
+pytestmark = pytest.mark.filterwarnings("ignore:Parameter .execution_type. of function .AssetsDefinition.__init__")
+
 DECLARATION = """type: rivet_dagster.RivetSchemaComponent
 attributes:
   source: "{{ env.PG_DSN }}"
@@ -26,7 +29,8 @@ attributes:
     format: {compression: snappy}
   automation:
     extend: {minimum_rows: 5}
-    reload: {drifted_windows: 2}
+    reload: {drifted_windows: 2, failed_checks: true}
+  checks: {reconcile: keys}
 """
 
 
@@ -63,8 +67,11 @@ def test_the_state_knows_the_tables_and_loading_connects_to_nothing(
     config = specs["shop/orders"].metadata["rivet/export"].value
     assert config["windows"]["rows"] == 10
     assert config["format"]["compression"] == "snappy"
-    repository = project.load().get_repository_def()
+    definitions = project.load()
+    repository = definitions.get_repository_def()
     assert {"rivet_lake_plan", "rivet_lake_reload"} <= {sensor.name for sensor in repository.sensor_defs}
+    checked = {key.asset_key.to_user_string() for each in definitions.asset_checks or () for key in each.check_keys}
+    assert checked == {"shop/orders/complete", "shop/payments/complete"}
 
     project.dg("utils", "refresh-defs-state", **variables(tmp_path, dsn))
     assert "shop/later" in project.specs()
