@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ReadLimits,
         TimeWindows,
     )
+    from rivet_dagster.export.governing import GovernorConfig
     from rivet_dagster.export.reader import Export, open_export
     from rivet_dagster.reload import ReloadChecks, build_rivet_reload_sensor
     from rivet_dagster.resources import RivetResource
@@ -70,6 +71,7 @@ _HOMES = {
     "ParquetFormat": "rivet_dagster.export.config",
     "CsvFormat": "rivet_dagster.export.config",
     "ReadLimits": "rivet_dagster.export.config",
+    "GovernorConfig": "rivet_dagster.export.governing",
     "open_export": "rivet_dagster.export.reader",
     "Export": "rivet_dagster.export.reader",
     "RivetError": "rivet_dagster.errors",
@@ -106,6 +108,7 @@ __all__ = [
     "ParquetFormat",
     "CsvFormat",
     "ReadLimits",
+    "GovernorConfig",
     "open_export",
     "Export",
     "RivetError",

@@ -17,6 +17,7 @@ import typer
 
 from rivet_dagster.errors import ConfigError, InterruptedExport, RivetError
 from rivet_dagster.export.config import ExportConfig, TimeWindows, parse_config
+from rivet_dagster.export.governing import GovernorConfig, parse_governor
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -50,6 +51,14 @@ class Workers(str, Enum):
     PROCESSES = "processes"
 
 
+class Profile(str, Enum):
+    """Sets of limits for statements."""
+
+    SAFE = "safe"
+    BALANCED = "balanced"
+    FAST = "fast"
+
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output instead of text.")]
 
 
@@ -74,6 +83,11 @@ Rows = Annotated[int | None, typer.Option(help="Default: by the width of the row
 WindowsJson = Annotated[
     str | None,
     typer.Option("--windows", help='Windows of any type, as JSON: {"type": "int_range", "column": "id"}.'),
+]
+ProfileOption = Annotated[Profile, typer.Option("--profile", help="Sizes and time-outs of statements.")]
+Governor = Annotated[
+    str | None,
+    typer.Option("--governor", help='How to take care of the source, as JSON: {"cores": 16, "slots": 4}.'),
 ]
 Replan = Annotated[bool, typer.Option("--replan", help="Begin a new generation of windows beside the sealed one.")]
 
@@ -110,6 +124,19 @@ def config_of(
     return parse_config({"table": table, "query": query, "windows": chosen, **fields})
 
 
+def governor_of(values: str | None, *, ungoverned: bool = False) -> GovernorConfig:
+    """A governor as the options say.
+
+    Raises:
+        ConfigError: RIVET_CONFIG_INVALID.
+    """
+    try:
+        given = json.loads(values) if values else {}
+    except ValueError:
+        raise contradiction("what --governor says is no JSON") from None
+    return parse_governor({**given, "enabled": False} if ungoverned and isinstance(given, dict) else given)
+
+
 def contradiction(what: str) -> ConfigError:
     """Options that do not go together: RIVET_CONFIG_INVALID."""
     return ConfigError("RIVET_CONFIG_INVALID", f"The options cannot be used: {what}.", "Correct them.")
@@ -129,6 +156,11 @@ def export(
     file_format: Annotated[FileFormat, typer.Option("--format", help="Format of the files.")] = FileFormat.PARQUET,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Connections that read at the same time.")] = 2,
     engine: Annotated[Workers, typer.Option(help="Threads, or processes that die alone.")] = Workers.THREADS,
+    profile: ProfileOption = Profile.BALANCED,
+    governor: Governor = None,
+    ungoverned: Annotated[
+        bool, typer.Option("--ungoverned", help="All workers read, whatever the load on the source.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Read every window anew after an interruption.")] = False,
     replan: Replan = False,
     as_json: JsonFlag = False,
@@ -136,8 +168,17 @@ def export(
     """Plan, export and seal one table. Started again after an interruption, it goes on where it stopped."""
     from rivet_dagster.export.operations import TableExport  # noqa: PLC0415 (help pages stay quick)
 
-    config = config_of(table, query, key, windows, rows_per_window, whole=whole, format={"type": file_format.value})
-    prepared = TableExport(config, source, to)
+    config = config_of(
+        table,
+        query,
+        key,
+        windows,
+        rows_per_window,
+        whole=whole,
+        format={"type": file_format.value},
+        limits={"profile": profile.value},
+    )
+    prepared = TableExport(config, source, to, governor=governor_of(governor, ungoverned=ungoverned))
     with orderly_stop():
         seal, run = _export(prepared, workers, engine.value, fresh=fresh, replan=replan, quiet=as_json)
     _print_sealed(seal, run, prepared, as_json=as_json)

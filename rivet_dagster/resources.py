@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rivet_dagster._compat import awaited_partitions, is_automated, provenance_tags, replan_id_of, work_id_of
 from rivet_dagster._interrupts import uninterrupted
 from rivet_dagster.errors import ConfigError, InterruptedExport, RivetError
 from rivet_dagster.export.config import ExportConfig, TimeWindows
 from rivet_dagster.export.faults import fault_point
+from rivet_dagster.export.governing import parse_governor
 from rivet_dagster.export.names import generation_of
 from rivet_dagster.export.operations import TableExport
 from rivet_dagster.export.plan import USUAL_LIMIT, Plan, Window
@@ -88,10 +89,21 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default="threads",
         description="Whether workers are threads of the run's process, or processes of their own, which die alone.",
     )
+    governor: Any = Field(
+        default=None,
+        description="How the source is taken care of: a GovernorConfig, or a mapping of its fields. Load, replicas and "
+        "connections are looked at by default.",
+    )
     spool_dir: str | None = Field(
         default=None,
         description="Local folder for parts that are being written; the temporary folder by default.",
     )
+
+    @field_validator("governor", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> dict[str, Any]:
+        """As Dagster stores it: plain values, of those fields alone that were given."""
+        return parse_governor(value).model_dump(mode="json", exclude_unset=True)
 
     def get_resource_definition(self) -> Any:
         """The resource as Dagster binds it; refuses an address with a password in it.
@@ -110,7 +122,7 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def open(self, config: ExportConfig) -> TableExport:
         """The export of one table, for code that calls plan, run and seal itself."""
-        return TableExport(config, self.source, self.destination, self.spool_dir)
+        return TableExport(config, self.source, self.destination, self.spool_dir, parse_governor(self.governor))
 
     def plan(
         self,
@@ -177,7 +189,7 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         work_id = context.run.run_id if options.fresh else work_id_of(context)
         report = _Reporter(context, table, plan_key, export, plan)
         workers = options.workers or self.workers
-        with explained(), export.run(plan, windows, work_id, workers, self.engine) as run:
+        with explained(), export.run(plan, windows, work_id, workers, self.engine, context.run.run_id) as run:
             try:
                 for outcome in run:
                     report(outcome)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import IO
 
 from rivet_dagster._memory import import_arrow
@@ -16,7 +17,7 @@ from rivet_dagster.export.plan import Window
 from rivet_dagster.export.processes import CANCEL, Setup, read_frame, write_frame
 from rivet_dagster.export.warm import warm_kernels
 from rivet_dagster.export.window import dropped
-from rivet_dagster.export.workers import Cancellable, SessionWorker, WindowOutcome
+from rivet_dagster.export.workers import Cancellable, Retry, SessionWorker, WindowOutcome
 from rivet_dagster.sources import open_source
 from rivet_dagster.stores import open_store
 
@@ -27,7 +28,8 @@ _LAST_SECONDS = 3.0
 class _Control:
     """What the parent says, as the worker asks for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[object], None]) -> None:
+        self.tell = tell
         self.stop = threading.Event()
         self._running: Cancellable | None = None
 
@@ -42,6 +44,9 @@ class _Control:
 
     def forget(self, _: Cancellable) -> None:
         self._running = None
+
+    def retried(self, retry: Retry) -> None:
+        self.tell(retry)
 
     def cancel(self) -> None:
         self.stop.set()
@@ -58,19 +63,22 @@ def main() -> None:
     os.dup2(2, 1)  # whatever is printed must not stand among the answers
     requests = sys.stdin.buffer
     setup: Setup = read_frame(requests)
-    control = _Control()
-    windows: queue.Queue[Window | None] = queue.Queue()
+    control = _Control(lambda said: write_frame(answers, said))
+    windows: queue.Queue[Window | str | None] = queue.Queue()
     threading.Thread(target=_listen, args=(requests, control, windows), daemon=True).start()
     import_arrow()
     source = open_source(setup.address, setup.limits, setup.config.type_choices)
     warm_kernels(source, setup.config.format.type)
     worker = SessionWorker(source, setup.job(open_store(setup.folder)), control)
     while (window := windows.get()) is not None:
-        write_frame(answers, _answer(worker, window, control))
+        if isinstance(window, str):
+            worker.rest()
+        else:
+            write_frame(answers, _answer(worker, window, control))
     worker.disconnect()
 
 
-def _listen(requests: IO[bytes], control: _Control, windows: queue.Queue[Window | None]) -> None:
+def _listen(requests: IO[bytes], control: _Control, windows: queue.Queue[Window | str | None]) -> None:
     try:
         while True:
             said = read_frame(requests)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
@@ -173,10 +173,41 @@ class FullWindows(_Model):
     type: Literal["full"] = "full"
 
 
+PROFILES: Final[Mapping[str, Mapping[str, float]]] = {
+    "safe": {
+        "page_bytes": 4 * MiB,
+        "page_seconds": 0.5,
+        "statement_timeout_s": 10.0,
+        "lock_timeout_s": 2.0,
+        "idle_in_transaction_timeout_s": 30.0,
+        "snapshot_s": 300.0,
+    },
+    "balanced": {
+        "page_bytes": 8 * MiB,
+        "page_seconds": 1.0,
+        "statement_timeout_s": 30.0,
+        "lock_timeout_s": 10.0,
+        "idle_in_transaction_timeout_s": 60.0,
+        "snapshot_s": 900.0,
+    },
+    "fast": {
+        "page_bytes": 16 * MiB,
+        "page_seconds": 2.0,
+        "statement_timeout_s": 120.0,
+        "lock_timeout_s": 30.0,
+        "idle_in_transaction_timeout_s": 300.0,
+        "snapshot_s": 3600.0,
+    },
+}
+"""What a profile gives the limits that are not set one by one."""
+
+
 class ReadLimits(_Model):
     """How much one statement may ask of the source and hold in this process.
 
     Attributes:
+        profile: what the limits below are where they are left out: `safe` for a server that is short of everything,
+            `fast` for one that nobody else needs. The values below are those of `balanced`.
         page_bytes: bytes that one statement aims to return.
         page_seconds: seconds that one statement may take before the next one asks for less.
         statement_timeout_s: the server ends a statement after this many seconds.
@@ -187,6 +218,7 @@ class ReadLimits(_Model):
         retry_seconds: first pause between tries; doubles from try to try.
     """
 
+    profile: Literal["safe", "balanced", "fast"] = "balanced"
     page_bytes: Annotated[int, Field(ge=64 << 10, le=256 * MiB)] = 8 * MiB
     page_seconds: Annotated[float, Field(gt=0)] = 1.0
     statement_timeout_s: Annotated[float, Field(gt=0)] = 30.0
@@ -195,6 +227,14 @@ class ReadLimits(_Model):
     snapshot_s: Annotated[float, Field(gt=0)] = 900.0
     attempts: Annotated[int, Field(ge=1)] = 4
     retry_seconds: Annotated[float, Field(ge=0)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_profile(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        profile = values.get("profile", "balanced")
+        return {**(PROFILES.get(profile, {}) if isinstance(profile, str) else {}), **values}
 
 
 class ParquetFormat(_Model):

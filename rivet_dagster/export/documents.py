@@ -179,6 +179,8 @@ class ReadStatistics(_Model):
         longest_statement_s: the longest time that one statement ran.
         transaction_s: how long the snapshot was held.
         attempts: tries it took.
+        peak_memory_bytes: the most resident memory that the process was seen to take at the end of a page; 0 where it
+            was not noted.
     """
 
     pages: int
@@ -188,6 +190,7 @@ class ReadStatistics(_Model):
     longest_statement_s: float
     transaction_s: float
     attempts: int
+    peak_memory_bytes: int = 0
 
 
 class Replacement(_Model):

@@ -209,7 +209,7 @@ def parse_governor(values: object) -> GovernorConfig:
     if isinstance(values, GovernorConfig):
         return values
     try:
-        return GovernorConfig.model_validate(values or {})
+        return GovernorConfig.model_validate({} if values is None else values)
     except ValidationError as exc:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or 'governor'}: {fault['msg'].removeprefix('Value error, ')}"

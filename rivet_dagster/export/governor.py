@@ -50,13 +50,20 @@ class Decision:
 
 
 class Controller:
-    """Pressure, width law and gates of one export, tick by tick."""
+    """Pressure, width law and gates of one export, tick by tick.
 
-    def __init__(self, config: GovernorConfig, most: int, gates: Gates | None = None) -> None:
+    Args:
+        config: what is asked for.
+        most: workers that there are.
+        gates: in place of those that are configured.
+        governs: whether the width follows the pressure; otherwise all workers read.
+    """
+
+    def __init__(self, config: GovernorConfig, most: int, gates: Gates | None = None, *, governs: bool = True) -> None:
         self._model = PressureModel(config)
         self._law = WidthLaw(config.min_workers, most)
         self._gates = gates or gates_of(config)
-        self._governs = config.enabled
+        self._governs = governs
         self._aborts = config.critical is not None and config.critical.action == "abort"
 
     def begin(self, look: Look) -> Decision:
@@ -127,7 +134,7 @@ class Governor:
         self._observer = observer
         self._memory = memory
         self._now = now
-        self._controller = Controller(config, most)
+        self._controller = Controller(config, most, governs=self._probe is not None)
         self._permits = Permits(most)
         self._stop = threading.Event()
         self._held_since: float | None = None

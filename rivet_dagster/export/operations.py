@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,13 +11,19 @@ from datetime import datetime, timezone
 from typing import Literal, TypeVar
 
 from rivet_dagster._memory import import_arrow
-from rivet_dagster.errors import PlanError, SourceError, StoreError
+from rivet_dagster.errors import DriftError, PlanError, SourceError, StoreError
 from rivet_dagster.export.config import ExportConfig, TimeWindows
 from rivet_dagster.export.documents import ExportManifest, WorkMarker
 from rivet_dagster.export.faults import fault_point
+from rivet_dagster.export.governing import GovernorConfig
+from rivet_dagster.export.governor import Governor
+from rivet_dagster.export.journal import Journal
+from rivet_dagster.export.journal_entries import PlanEntry, RunEntry
+from rivet_dagster.export.memory import MemoryGate, usual_limit
 from rivet_dagster.export.names import WORK, table_folder
 from rivet_dagster.export.plan import Plan, Window, check_drift, load_plan
 from rivet_dagster.export.planning import EXTEND, Wish, current_plan, describe, extend_plan, planned_key, preview_plan
+from rivet_dagster.export.recording import Recorder
 from rivet_dagster.export.retry import with_session
 from rivet_dagster.export.runner import WindowRun
 from rivet_dagster.export.schema import planned_columns
@@ -43,17 +50,27 @@ class TableExport:
         source: address of the database, with its password.
         destination: address below which the export's folder is.
         spool_dir: local folder for growing parts; None for RIVET_SPOOL_DIR or the system's temporary folder.
+        governor: how the source is taken care of; None for the usual way.
 
     Attributes:
         server: what the source's server is, once `plan` has asked it.
+        run_id: name of the last run's journal; empty before the first.
 
     Raises:
         ConfigError: an address that cannot be used.
     """
 
-    def __init__(self, config: ExportConfig, source: str, destination: str, spool_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        config: ExportConfig,
+        source: str,
+        destination: str,
+        spool_dir: str | None = None,
+        governor: GovernorConfig | None = None,
+    ) -> None:
         import_arrow()
         self.config = config
+        self.governor = governor or GovernorConfig()
         limits = config.limits
         self._address = source
         self._limits = SourceLimits(
@@ -61,18 +78,26 @@ class TableExport:
             lock_timeout_s=limits.lock_timeout_s,
             idle_in_transaction_timeout_s=limits.idle_in_transaction_timeout_s,
             snapshot_s=limits.snapshot_s,
+            slots=self.governor.slots,
         )
         self.source: Source = open_source(source, self._limits, config.type_choices)
         self._folder = f"{destination.rstrip('/')}/{table_folder(*config.relation)}"
         self.store: Store = open_store(self._folder)
         self.server: ServerFacts | None = None
+        self.run_id = ""
+        self._planned: PlanEntry | None = None
         self._spool_dir = spool_dir or os.environ.get("RIVET_SPOOL_DIR")
 
     def plan(self, wish: Wish = EXTEND) -> tuple[Plan, int]:
         """Plan the rows beyond the frontier; gives the plan and how many windows were appended."""
-        planned = self._look(lambda session: extend_plan(self.source, session, self.config, self.store, wish))
+        began = time.monotonic()
+        plan, appended = self._look(lambda session: extend_plan(self.source, session, self.config, self.store, wish))
+        seconds = round(time.monotonic() - began, 3)
+        self._planned = PlanEntry(
+            generation=plan.generation, windows=len(plan.windows), appended=appended, seconds=seconds
+        )
         fault_point("after_plan_segment")
-        return planned
+        return plan, appended
 
     def preview(self, wish: Wish = EXTEND) -> tuple[Plan, int]:
         """What `plan` would give, without writing anything."""
@@ -103,7 +128,13 @@ class TableExport:
 
     @contextmanager
     def run(
-        self, plan: Plan, windows: Sequence[Window], work_id: str, workers: int, engine: Engine = "threads"
+        self,
+        plan: Plan,
+        windows: Sequence[Window],
+        work_id: str,
+        workers: int,
+        engine: Engine = "threads",
+        run_id: str = "",
     ) -> Iterator[WindowRun]:
         """Export windows for as long as the context lasts; iterate over the run for their outcomes.
 
@@ -113,26 +144,77 @@ class TableExport:
             work_id: what several tries of the same work share.
             workers: how many windows are read at the same time.
             engine: whether workers are threads of this process, or processes that die alone.
+            run_id: name of the run's journal; empty for a name of its own.
 
         Raises:
             DriftError: RIVET_SCHEMA_DRIFT, before anything is read.
         """
-        table, key = with_session(self.source, self.config.limits, lambda session: self._ready(session, plan))
-        # Before the first snapshot opens: compiling takes seconds that the source should not wait for. Children find
-        # the kernels in the cache.
-        warm_kernels(self.source, self.config.format.type)
-        with spool_folder(self._spool_dir) as spool:
-            job = ExportJob(self.config, table, key, self.store, spool, work_id)
-            with WindowRun(self._maker(job, engine), windows, workers) as run:
-                yield run
+        workers = max(1, min(workers, len(windows)))
+        with self._recording(plan, windows, work_id, workers, engine, run_id) as recorder:
+            table, key = with_session(self.source, self.config.limits, lambda session: self._ready(session, plan))
+            # Before the first snapshot opens: compiling takes seconds that the source should not wait for. Children
+            # find the kernels in the cache.
+            warm_kernels(self.source, self.config.format.type)
+            memory = self.governor.memory_bytes
+            probe = self.source.probe(table, key) if self.governor.enabled else None
+            with (
+                spool_folder(self._spool_dir) as spool,
+                Governor(self.governor, workers, probe, recorder, MemoryGate(memory)) as governor,
+            ):
+                slot_wait_s = self.governor.slot_wait_s
+                job = ExportJob(self.config, table, key, self.store, spool, work_id, memory, slot_wait_s)
+                with WindowRun(self._maker(job, engine, workers), windows, workers, governor, recorder) as run:
+                    governor.abort = run.abort
+                    yield run
 
-    def _maker(self, job: ExportJob, engine: Engine) -> MakeWorker:
+    @contextmanager
+    def _recording(
+        self, plan: Plan, windows: Sequence[Window], work_id: str, workers: int, engine: Engine, run_id: str
+    ) -> Iterator[Recorder]:
+        """A journal for as long as a run lasts."""
+        begun = RunEntry(
+            table=self.config.table,
+            engine=self.source.engine,
+            source=self.source.label,
+            work_id=work_id,
+            workers=engine,
+            workers_min=min(self.governor.min_workers, workers),
+            workers_max=workers,
+            windows=len(windows),
+            page_bytes=self.config.limits.page_bytes,
+            profile=self.config.limits.profile,
+            governed=self.governor.enabled,
+            slots=self.governor.slots,
+        )
+        planned = self._planned or PlanEntry(generation=plan.generation, windows=len(plan.windows))
+        with Journal(self.store, run_id) as journal:
+            self.run_id = journal.run_id
+            recorder = Recorder(journal, begun, planned)
+            try:
+                yield recorder
+            except BaseException as exc:
+                if isinstance(exc, DriftError):
+                    recorder.drifted(exc.what)
+                recorder.conclude(len(windows), exc)
+                raise
+            recorder.conclude(len(windows), None)
+
+    def _maker(self, job: ExportJob, engine: Engine, workers: int) -> MakeWorker:
         if engine == "threads":
             return lambda control: SessionWorker(self.source, job, control)
         from rivet_dagster.export.processes import ProcessWorker, Setup  # noqa: PLC0415 (most exports have none)
 
         setup = Setup(
-            self._address, self._limits, self._folder, self.config, job.table, job.key, job.spool, job.work_id
+            self._address,
+            self._limits,
+            self._folder,
+            self.config,
+            job.table,
+            job.key,
+            job.spool,
+            job.work_id,
+            memory_bytes=(job.memory_bytes or usual_limit()) // workers,
+            slot_wait_s=job.slot_wait_s,
         )
         return lambda control: ProcessWorker(setup, control)
 

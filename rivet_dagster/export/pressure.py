@@ -68,6 +68,7 @@ class Pressure:
         shares: each signal's share.
         readings: what was read, with rates of counters.
         stale: nothing was read for so long that `u` is only a place holder.
+        unseen: signals that the user may not see, each with the right that is missing.
     """
 
     u: float
@@ -76,6 +77,7 @@ class Pressure:
     shares: Mapping[str, float] = field(default_factory=dict)
     readings: Mapping[str, float] = field(default_factory=dict)
     stale: bool = False
+    unseen: Mapping[str, str] = field(default_factory=dict)
 
 
 class PressureModel:
@@ -119,7 +121,7 @@ class PressureModel:
         raw = shares.get(by, 0.0)
         # A first look is all there is to go by.
         self._u = raw if self._u is None else self._u + SMOOTHING * (raw - self._u)
-        self._last = Pressure(self._u, raw, by if raw > 0 else "", shares, readings)
+        self._last = Pressure(self._u, raw, by if raw > 0 else "", shares, readings, unseen=seen.unseen)
         return self._last
 
     def _rates(self, seen: Vitals) -> dict[str, float]:

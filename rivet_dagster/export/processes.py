@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.plan import Window
 from rivet_dagster.export.retry import pause_seconds
 from rivet_dagster.export.window import ExportJob, dropped
-from rivet_dagster.export.workers import Control, WindowOutcome
+from rivet_dagster.export.workers import Control, Retry, WindowOutcome
 from rivet_dagster.sources import SourceLimits
 from rivet_dagster.sources.base import Key, Table
 from rivet_dagster.stores.base import Store
@@ -32,6 +33,7 @@ from rivet_dagster.stores.base import Store
 _LENGTH = struct.Struct("<I")
 _LEAVE_SECONDS = 5.0
 CANCEL = "cancel"
+REST = "rest"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Setup:
         key: the planned key.
         spool: local folder for growing parts.
         work_id: what several tries of the same work share.
+        memory_bytes: resident memory of the child above which its pages wait a moment; None for the usual share.
+        slot_wait_s: how long a window waits for one of the source's slots.
     """
 
     address: str = field(repr=False)
@@ -57,10 +61,21 @@ class Setup:
     key: Key
     spool: Path
     work_id: str
+    memory_bytes: int | None = None
+    slot_wait_s: float = 3600.0
 
     def job(self, store: Store) -> ExportJob:
         """What the child's windows share."""
-        return ExportJob(self.config, self.table, self.key, store, self.spool, self.work_id)
+        return ExportJob(
+            self.config,
+            self.table,
+            self.key,
+            store,
+            self.spool,
+            self.work_id,
+            memory_bytes=self.memory_bytes,
+            slot_wait_s=self.slot_wait_s,
+        )
 
 
 def write_frame(stream: IO[bytes], value: object) -> None:
@@ -102,14 +117,22 @@ class _Child:
         with self._sending:
             write_frame(cast("IO[bytes]", self._process.stdin), value)
 
-    def export(self, window: Window) -> WindowOutcome:
+    def export(self, window: Window, retried: Callable[[Retry], None]) -> WindowOutcome:
         """Have one window exported; OSError or EOFError where the child dies over it, else what it raised."""
         self._send(window)
         found = read_frame(cast("IO[bytes]", self._process.stdout))
+        while isinstance(found, Retry):
+            retried(found)
+            found = read_frame(cast("IO[bytes]", self._process.stdout))
         if isinstance(found, Exception):
             raise found
         assert isinstance(found, WindowOutcome)
         return found
+
+    def rest(self) -> None:
+        """Ask it to hold no connection until the next window."""
+        with suppress(OSError, ValueError):
+            self._send(REST)
 
     def cancel(self) -> None:
         """Ask it to end its statement and to drop its window."""
@@ -142,14 +165,16 @@ class ProcessWorker:
         limits = self._setup.config.limits
         for attempt in range(1, limits.attempts + 1):
             try:
-                outcome = self._started().export(window)
+                outcome = self._started().export(window, self._control.retried)
             except (OSError, EOFError):
                 ended = self._leave()
                 if self._control.stopped():
                     raise dropped(window) from None
                 if attempt == limits.attempts:
                     raise _died(window, ended, attempt) from None
-                self._control.pause(pause_seconds(limits, attempt))
+                pause = pause_seconds(limits, attempt)
+                self._control.retried(Retry(window.key, attempt, "RIVET_WORKER_DIED", pause))
+                self._control.pause(pause)
             else:
                 return replace(outcome, deaths=attempt - 1)
         raise AssertionError("the last attempt returns or raises")
@@ -159,6 +184,11 @@ class ProcessWorker:
             self._child = _Child(self._setup)
             self._control.register(self)
         return self._child
+
+    def rest(self) -> None:
+        """Let the child hold no connection while nothing is to be read."""
+        if self._child is not None:
+            self._child.rest()
 
     def cancel(self) -> None:
         """Ask the child to end its statement."""

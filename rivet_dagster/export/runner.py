@@ -1,19 +1,47 @@
-"""Threads that hand windows to workers, and nothing else: what a window is, and how it commits, is below."""
+"""Threads that hand windows to workers, and nothing else: what a window is, and how it commits, is below.
+
+When a window may begin is for a `Pace` to say.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from rivet_dagster.errors import InterruptedExport, RivetError
 from rivet_dagster.export.plan import Window
 from rivet_dagster.export.window import dropped
-from rivet_dagster.export.workers import Cancellable, MakeWorker, WindowOutcome, Worker
+from rivet_dagster.export.workers import Cancellable, MakeWorker, Retry, WindowOutcome, Worker
 
 _JOIN_SECONDS = 20.0
 # How often a worker that waits for its outcome to be taken looks whether a stop was asked for.
 _LOOK_SECONDS = 0.2
+
+
+class Pace(Protocol):
+    """Says when a window may begin."""
+
+    def lease(self, rest: Callable[[], None], stopped: Callable[[], bool]) -> bool:
+        """Wait for leave to begin a window, after `rest` where it takes time; false once `stopped` says so."""
+        ...
+
+    def release(self) -> None:
+        """The window has ended."""
+        ...
+
+
+class Watcher(Protocol):
+    """Who is told of every window: the journal. Called by the workers' threads."""
+
+    def ended(self, outcome: WindowOutcome) -> None:
+        """A window ended."""
+        ...
+
+    def retried(self, retry: Retry) -> None:
+        """A window is tried again."""
+        ...
 
 
 class WindowRun:
@@ -24,8 +52,17 @@ class WindowRun:
     reported before more is read.
     """
 
-    def __init__(self, make_worker: MakeWorker, windows: Sequence[Window], workers: int) -> None:
+    def __init__(
+        self,
+        make_worker: MakeWorker,
+        windows: Sequence[Window],
+        workers: int,
+        pace: Pace | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
         self._make_worker = make_worker
+        self._pace = pace
+        self._watcher = watcher
         self._expected = len(windows)
         self._waiting = deque(windows)
         self._stop = threading.Event()
@@ -59,21 +96,45 @@ class WindowRun:
             among them may be committed and should be reported still.
         """
         self._stop.set()
-        with self._lock:
-            running = list(self._running)
-        for each in running:
-            each.cancel()
+        self._cancel()
         for thread in self._threads:
             thread.join(_JOIN_SECONDS)
         return self._outcomes.left()
 
+    def abort(self, error: RivetError) -> None:
+        """Nothing may be read any more: running statements are cancelled, and every window left fails with `error`."""
+        self._fatal = self._fatal or error
+        self._cancel()
+
+    def _cancel(self) -> None:
+        with self._lock:
+            running = list(self._running)
+        for each in running:
+            each.cancel()
+
     def _work(self) -> None:
         worker = self._make_worker(self)
         try:
-            while not self._stop.is_set() and (window := self._next()) is not None:
-                self._outcomes.add(self._outcome(worker, window), self._stop)
+            while self._waiting and not self._stop.is_set():
+                outcome = self._led(worker)
+                if outcome is None:
+                    return
+                if self._watcher is not None:
+                    self._watcher.ended(outcome)
+                self._outcomes.add(outcome, self._stop)
         finally:
             worker.disconnect()
+
+    def _led(self, worker: Worker) -> WindowOutcome | None:
+        """The next window's outcome, once it may begin; None where none is left, or a stop was asked for."""
+        leave = self._pace is None or self._pace.lease(worker.rest, self.stopped)
+        try:
+            # Without leave, the windows that are left are only told why they fail.
+            window = None if self._stop.is_set() else self._next()
+            return None if window is None else self._outcome(worker, window)
+        finally:
+            if leave and self._pace is not None:
+                self._pace.release()
 
     def _next(self) -> Window | None:
         try:
@@ -93,12 +154,16 @@ class WindowRun:
         """What to report: a window that was only dropped failed for the reason that it was dropped for."""
         if isinstance(exc, RivetError) and exc.fatal:
             self._fatal = exc
-        elif isinstance(exc, InterruptedExport) and self._fatal is not None:
+        elif self._fatal is not None and (isinstance(exc, InterruptedExport) or self._is_cancelled(exc)):
             return self._fatal
         elif self._stop.is_set():
             # Also a cancelled statement, which the server reports like one that took too long.
             return dropped(window)
         return exc
+
+    def _is_cancelled(self, exc: Exception) -> bool:
+        """Whether it may be what the server says of a statement that was cancelled."""
+        return isinstance(exc, RivetError) and exc.retryable
 
     def stopped(self) -> bool:
         """Whether a stop was asked for, or no window can succeed."""
@@ -107,6 +172,11 @@ class WindowRun:
     def pause(self, seconds: float) -> None:
         """Wait between tries, but not longer than until a stop."""
         self._stop.wait(seconds)
+
+    def retried(self, retry: Retry) -> None:
+        """A window is about to be tried again."""
+        if self._watcher is not None:
+            self._watcher.retried(retry)
 
     def register(self, running: Cancellable) -> None:
         """Make something known, so that a stop can cancel its statement."""

@@ -60,7 +60,7 @@ class PageServo:
         width = sorted(self._widths)[int(0.9 * (len(self._widths) - 1) + 0.5)]
         wanted = self._target_bytes / max(width, 1.0)
         # Before the target is reached, too: growing beyond it and falling back would be a saw.
-        wanted = min(wanted, self._target_seconds / max(max(self._paces), _QUICKEST))
+        wanted = min(wanted, self._target_seconds / max(*self._paces, _QUICKEST))
         allowed = self.rows * (_PROBE_GROWTH if self._probing else _GROWTH)
         self._probing = self._probing and wanted > allowed
         self.rows = max(1, int(min(wanted, allowed, self._ceiling or wanted)))

@@ -15,6 +15,7 @@ from rivet_dagster.export.commit import SpooledPart, commit_window, spooled
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.documents import ReadStatistics, Replacement, WindowManifest, schema_fingerprint
 from rivet_dagster.export.faults import fault_point
+from rivet_dagster.export.memory import MemoryGate
 from rivet_dagster.export.names import window_path, window_stem
 from rivet_dagster.export.plan import Window
 from rivet_dagster.export.schema import planned_columns
@@ -40,6 +41,8 @@ class ExportJob:
         store: the export's folder.
         spool: local folder for growing parts.
         work_id: what several tries of the same work share.
+        memory_bytes: resident memory of a process above which pages wait a moment; None for the usual share.
+        slot_wait_s: how long a window waits for one of the source's slots.
     """
 
     config: ExportConfig
@@ -48,6 +51,8 @@ class ExportJob:
     store: Store
     spool: Path
     work_id: str
+    memory_bytes: int | None = None
+    slot_wait_s: float = 3600.0
 
 
 class RowSink(Protocol):
@@ -62,12 +67,18 @@ class RowSink(Protocol):
 
 @dataclass
 class Tally:
-    """What reading a window asked of the source, so far."""
+    """What reading a window asked of the source, and took here, so far.
+
+    Attributes:
+        memory: of this process; None where nobody looks at it.
+    """
 
     pages: int = 0
     wire_bytes: int = 0
     largest: int = 0
     longest: float = 0.0
+    peak_memory: int = 0
+    memory: MemoryGate | None = None
 
     def add(self, page: Page) -> None:
         """Count a page."""
@@ -75,6 +86,11 @@ class Tally:
         self.wire_bytes += page.wire_bytes
         self.largest = max(self.largest, page.wire_bytes)
         self.longest = max(self.longest, page.seconds, page.running_s)
+
+    def between_pages(self) -> None:
+        """Look at this process's memory, and give some back where it is short."""
+        if self.memory is not None:
+            self.peak_memory = max(self.peak_memory, self.memory.between_pages())
 
 
 @dataclass
@@ -143,6 +159,7 @@ def export_window(
     *,
     attempt: int = 1,
     stopped: Callable[[], bool] = lambda: False,
+    memory: MemoryGate | None = None,
 ) -> WindowManifest:
     """Read one window and commit it.
 
@@ -153,6 +170,7 @@ def export_window(
         servo: sizes the pages; keeps what it learns for the next window.
         attempt: which try this is.
         stopped: asked between pages; once true, the window is dropped.
+        memory: of this process, looked at between pages.
 
     Returns:
         The committed manifest.
@@ -165,7 +183,7 @@ def export_window(
 
     began = time.monotonic()
     read_at = datetime.now(timezone.utc)
-    tally = Tally()
+    tally = Tally(memory=memory)
     before = job.store.get(window_path(window.generation, window.key))
     with ExitStack() as cleanup:
         limits = BatchLimits(wire_bytes=job.config.format.row_group_bytes)
@@ -207,6 +225,7 @@ def export_window(
                 longest_statement_s=round(tally.longest, 3),
                 transaction_s=round(held, 3),
                 attempts=attempt,
+                peak_memory_bytes=tally.peak_memory,
             ),
         )
         return commit_window(job.store, manifest, parts.closed, parts.suffix, before)
@@ -243,6 +262,7 @@ def read_pages(
         tally.add(page)
         servo.observe(asked, page.rows, page.wire_bytes, page.seconds)
         sink.extend(reader.decode_page())
+        tally.between_pages()
         fault_point("after_page", window.key)
         if page.ended:
             return

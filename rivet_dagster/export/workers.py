@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from rivet_dagster.errors import RivetError, SourceError
+from rivet_dagster.errors import RivetError
 from rivet_dagster.export.commit import load_window
 from rivet_dagster.export.documents import WindowManifest
+from rivet_dagster.export.memory import MemoryGate
 from rivet_dagster.export.plan import Window
 from rivet_dagster.export.retry import pause_seconds
 from rivet_dagster.export.servo import PageServo
@@ -17,6 +20,9 @@ from rivet_dagster.formats import FORMATS, format_of
 from rivet_dagster.sources.base import Session, Source
 
 _CONFLICT = "RIVET_SOURCE_CONFLICT"
+_SLOTS = "RIVET_SOURCE_SLOTS"
+# Seconds between two looks for a free slot: each costs the server a connection.
+_SLOT_PAUSES = (0.3, 1.2)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,23 @@ class WindowOutcome:
     reused: bool = False
     conflicts: int = 0
     deaths: int = 0
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A window that is tried again.
+
+    Attributes:
+        window: its key.
+        attempt: the try that failed.
+        code: of the failure.
+        pause_s: seconds until the next try.
+    """
+
+    window: str
+    attempt: int
+    code: str
+    pause_s: float
 
 
 class Cancellable(Protocol):
@@ -67,12 +90,20 @@ class Control(Protocol):
         """It is about to be closed."""
         ...
 
+    def retried(self, retry: Retry) -> None:
+        """A window failed, or found no slot, and is about to be tried again."""
+        ...
+
 
 class Worker(Protocol):
     """Exports windows, one at a time."""
 
     def export(self, window: Window) -> WindowOutcome:
         """Export one window, trying again after failures that may pass; raises what ended the last try."""
+        ...
+
+    def rest(self) -> None:
+        """Hold no connection while nothing is to be read; another window may follow."""
         ...
 
     def disconnect(self) -> None:
@@ -98,6 +129,7 @@ class SessionWorker:
             job.table.average_row_bytes,
             unbounded=any(column.unbounded for column in job.table.columns),
         )
+        self._memory = MemoryGate(job.memory_bytes)
 
     def export(self, window: Window) -> WindowOutcome:
         """Export one window, trying again after failures that may pass."""
@@ -105,8 +137,9 @@ class SessionWorker:
         if done is not None and is_same_work(done, self._job, window):
             return WindowOutcome(window, done, reused=True)
         limits = self._job.config.limits
-        conflicts = 0
-        for attempt in range(1, limits.attempts + 1):
+        conflicts, attempt = 0, 1
+        waiting_since: float | None = None
+        while True:
             try:
                 manifest = export_window(
                     self._connected(),
@@ -115,20 +148,45 @@ class SessionWorker:
                     self._servo,
                     attempt=attempt,
                     stopped=self._control.stopped,
+                    memory=self._memory,
                 )
                 self._servo.relax()
                 return WindowOutcome(window, manifest, conflicts=conflicts)
             except Exception as exc:
                 # Whatever state the connection is in, the next try begins with a new one.
                 self.disconnect()
+                code = exc.code if isinstance(exc, RivetError) else ""
+                if code == _SLOTS:
+                    # Whoever waits for a slot has not tried anything yet.
+                    waiting_since = self._wait_for_slot(exc, window, attempt, waiting_since)
+                    continue
                 retryable = isinstance(exc, RivetError) and exc.retryable
                 if not retryable or attempt == limits.attempts or self._control.stopped():
                     raise
-                if isinstance(exc, SourceError) and exc.code in ("RIVET_SOURCE_TIMEOUT", _CONFLICT):
+                if code in ("RIVET_SOURCE_TIMEOUT", _CONFLICT):
                     self._servo.shrink()
-                    conflicts += exc.code == _CONFLICT
-                self._control.pause(pause_seconds(limits, attempt))
-        raise AssertionError("the last attempt returns or raises")
+                    conflicts += code == _CONFLICT
+                self._pause(Retry(window.key, attempt, code, pause_seconds(limits, attempt)))
+                attempt += 1
+
+    def _wait_for_slot(self, exc: Exception, window: Window, attempt: int, since: float | None) -> float:
+        """Wait a moment without a connection; says since when. Raises `exc` once it is too long."""
+        now = time.monotonic()
+        if self._control.stopped() or (since is not None and now - since > self._job.slot_wait_s):
+            raise exc
+        pause = random.uniform(*_SLOT_PAUSES)  # noqa: S311 (so that those who wait do not come together)
+        if since is None:
+            self._control.retried(Retry(window.key, attempt, _SLOTS, pause))
+        self._control.pause(pause)
+        return now if since is None else since
+
+    def _pause(self, retry: Retry) -> None:
+        self._control.retried(retry)
+        self._control.pause(retry.pause_s)
+
+    def rest(self) -> None:
+        """Hold no connection while nothing is to be read."""
+        self.disconnect()
 
     def _connected(self) -> Session:
         if self._session is None:

@@ -42,7 +42,7 @@ def windows(generation: int, number: int) -> list[str]:
 
 
 def generations(place: Place) -> list[str]:
-    return sorted(path.name for path in place.folder().iterdir() if path.is_dir())
+    return sorted(path.name for path in place.folder().glob("g*") if path.is_dir())
 
 
 def code_of(run: dg.ExecuteInProcessResult) -> object:

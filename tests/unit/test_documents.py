@@ -62,6 +62,15 @@ def at(values: Any, path: tuple[str | int, ...]) -> Any:
     return values
 
 
+def as_far_as(values: Any, again: Any) -> Any:
+    """`again` without the fields of objects that `values` does not have: those of later versions."""
+    if isinstance(values, dict):
+        return {name: as_far_as(value, again[name]) for name, value in values.items()}
+    if isinstance(values, list) and len(values) == len(again):
+        return [as_far_as(*each) for each in zip(values, again, strict=True)]
+    return again
+
+
 def test_the_schemas_are_what_their_generator_writes() -> None:
     written = {path.name: path.read_text() for path in schemas.FOLDER.iterdir()}
     expected = {schemas.file_name(document): schemas.text(document) for document in schemas.DOCUMENTS}
@@ -87,7 +96,7 @@ def test_every_sample_is_read_and_follows_its_schema(path: Path) -> None:
     document = MODELS[values["format"]]
     found = read(values, document)
     again = json.loads(found.to_bytes())
-    assert {name: again[name] for name in values} == values
+    assert as_far_as(values, again) == values
     if isinstance(found, ExportManifest):
         assert found.identified() == found
 
