@@ -466,4 +466,5 @@ def orderly_stop(
         raise stopped from None
 
 
+from rivet_dagster import cli_journal as _cli_journal  # noqa: E402, F401 (more commands, which need what is above)
 from rivet_dagster import cli_upkeep as _cli_upkeep  # noqa: E402, F401 (more commands, which need what is above)
