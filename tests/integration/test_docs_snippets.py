@@ -24,6 +24,8 @@ from graphql.execution.values import get_variable_values
 
 from demo.mariadb import MariaServer
 from rivet_dagster import ExportConfig, RivetExportComponent, TimeWindows, build_rivet_assets
+from rivet_dagster._compat import latest_evaluation
+from rivet_dagster.checks import FAILING_WINDOWS, NAMING_WINDOWS
 from tests.support.cli import rivet
 from tests.support.orchestrating import RANGE_END, RANGE_START, asked, between
 from tests.support.readers import exported_rows, sealed, source_rows
@@ -417,6 +419,29 @@ def requests_are_served_and_drift_is_found(visit: Visit) -> None:
     assert not list(files.iterdir())
 
 
+def a_failed_check_is_repaired_by_runs(visit: Visit) -> None:
+    assert visit.location
+    (sensor,) = visit.location.defs.sensors or ()
+    (nightly,) = visit.location.defs.schedules or ()
+    complete = dg.AssetKey(["public", "orders", "complete"])
+
+    def failing() -> list[tuple[str, Any]]:
+        visit.location.run_schedule(nightly)  # type: ignore[union-attr]
+        found = [latest_evaluation(visit.instance, complete, check) for check in NAMING_WINDOWS]
+        return [(each.check_name, each.metadata[FAILING_WINDOWS].value) for each in found if each and not each.passed]
+
+    assert failing() == []
+    (part,) = Path(os.environ["LAKE"], "public.orders/g1/data/w000003").iterdir()
+    part.write_bytes(part.read_bytes()[:-1])
+    assert failing() == [("rivet_integrity", ["g1-w000003"])]
+    requests = visit.location.tick(sensor).run_requests
+    assert asked(requests) == [("g1-w000003", "g1-w000003")]
+    visit.location.execute(requests)
+    assert complete in visit.location.requested(), "by its condition"
+    visit.location.run(complete)
+    assert failing() == []
+
+
 def what_is_downstream_is_requested_when_the_table_is_sealed_again(visit: Visit) -> None:
     location = visit.location
     assert location
@@ -440,6 +465,7 @@ AFTERWARDS: dict[str, Callable[[Visit], None]] = {
     "replan.md": the_new_generation_takes_the_place_of_the_old_one,
     "schedule-a-daily-slice.md": the_day_that_has_ended_is_exported,
     "incremental-by-updated-at.md": the_newest_rows_are_those_of_the_table,
+    "validate-and-repair.md": a_failed_check_is_repaired_by_runs,
     "reload-what-changed.md": requests_are_served_and_drift_is_found,
     "hand-over-to-dbt-and-duckdb.md": what_is_downstream_is_requested_when_the_table_is_sealed_again,
 }

@@ -101,19 +101,16 @@ def slug_of(title: str) -> str:
 @pytest.mark.parametrize(
     ("page", "models"),
     [
-        ("declare-in-yaml.md", ["Automation", "Extension", "Reload", "Schedule"]),
+        ("declare-in-yaml.md", ["Automation", "Extension", "Reload", "Schedule", "Checks"]),
         ("declare-in-python.md", ["RivetRunConfig", "RivetPlanConfig"]),
     ],
 )
 def test_pages_name_every_field_of_what_they_explain(page: str, models: list[str]) -> None:
-    from rivet_dagster import automation, run_config
+    from rivet_dagster import automation, checks, run_config
 
     text = (ROOT / "docs/how-to" / page).read_text()
-    fields = {
-        name
-        for model in models
-        for name in (getattr(automation, model, None) or getattr(run_config, model)).model_fields
-    }
+    explained = {**vars(automation), **vars(checks), **vars(run_config)}
+    fields = {name for model in models for name in explained[model].model_fields}
     assert fields
     assert [name for name in sorted(fields) if f"`{name}`" not in text] == []
 
