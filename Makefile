@@ -9,6 +9,9 @@ BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The major version of pyarrow before that of constraints.txt: under both, equal rows have equal fingerprints.
+PREVIOUS_PYARROW := 25.0.1
+PREVIOUS := $(VENV)/previous-pyarrow
 
 .DEFAULT_GOAL := help
 .PHONY: help demo ui engine services test test-nightly check format bench screenshots clean
@@ -19,6 +22,11 @@ help: ## list the targets
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(PREVIOUS)/.installed-$(PREVIOUS_PYARROW): $(STAMP)
+	@rm -rf $(PREVIOUS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(PREVIOUS) pyarrow==$(PREVIOUS_PYARROW)
 	@touch $@
 
 demo: $(STAMP) engine ## export five real tables from a private database through Dagster backfills
@@ -38,7 +46,7 @@ services: ## install the programs of PostgreSQL, MariaDB and pgBouncer, if they 
 # Tests of a file stay together, because they share fixtures; files go out in their order, the longest (e2e) first. Much
 # of the time is spent waiting for servers, so there are more workers than a small machine has cores. Every worker has
 # servers of its own.
-test: services check ## lint, type-check and run every test
+test: services check $(PREVIOUS)/.installed-$(PREVIOUS_PYARROW) ## lint, type-check and run every test
 	$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-nightly: services $(STAMP) ## export hundreds of random tables from each PostgreSQL server and from MariaDB (minutes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator
+from typing import TypeVar
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from tests.support.universe.cases import Case
 from tests.support.universe.reduce import smallest
 from tests.support.universe.roundtrip import Workbench, check
+
+T = TypeVar("T")
 
 # How many random tables for each server, and from where: a small number of the same ones, unless asked otherwise.
 SCHEMAS = int(os.environ.get("RIVET_TEST_SCHEMAS", "12"))
@@ -40,13 +43,13 @@ def check_random_tables(bench: Workbench, fixtures: str) -> None:
         raise AssertionError(f"To keep it, put this into {fixtures}:\n{small.to_json()}{error!r}") from None
 
 
-def random_cases(cases: st.SearchStrategy[Case], first: int, count: int) -> Iterator[Case]:
+def random_cases(cases: st.SearchStrategy[T], first: int, count: int) -> Iterator[T]:
     """So many cases, none of them made out of another one, as hypothesis does within a run of its own."""
     return (_random_case(cases, f"{first}-{number}") for number in range(count))
 
 
-def _random_case(cases: st.SearchStrategy[Case], name: str) -> Case:
-    found: list[Case] = []
+def _random_case(cases: st.SearchStrategy[T], name: str) -> T:
+    found: list[T] = []
 
     @seed(name)
     @settings(
@@ -59,7 +62,7 @@ def _random_case(cases: st.SearchStrategy[Case], name: str) -> Case:
         suppress_health_check=list(HealthCheck),
     )
     @given(case=cases)
-    def take(case: Case) -> None:
+    def take(case: T) -> None:
         found.append(case)
 
     take()
