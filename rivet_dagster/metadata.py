@@ -1,12 +1,19 @@
-"""What events carry: of a plan, of a window, of a seal."""
+"""What events carry: of a plan, of a window, of a seal, of a run's journal."""
 
-from collections.abc import Iterable, Mapping
+import base64
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
 from rivet_dagster.export.documents import ExportManifest, PlannedColumn, WindowManifest
+from rivet_dagster.export.journal import segment_path
+from rivet_dagster.export.journal_entries import JournalEntry
+from rivet_dagster.export.journal_summary import JournalDecision, JournalSummary, summarize
 from rivet_dagster.export.names import MANIFEST, part_folder, plan_folder, window_path
 from rivet_dagster.export.plan import Plan
+from rivet_dagster.export.timeline import text_chart
+from rivet_dagster.export.timeline_svg import svg_document
 from rivet_dagster.export.workers import WindowOutcome
 from rivet_dagster.stores import Store
 
@@ -15,6 +22,12 @@ IS_USER_PROVIDED = "dagster/data_version_is_user_provided"
 CODE_VERSION = "dagster/code_version"
 
 Metadata = dict[str, dg.MetadataValue]
+
+# A picture in an event is kept with it for ever, so it has less detail than one that is asked for.
+_PICTURE_COLUMNS = 160
+_CHART_COLUMNS = 72
+_MOST_DECISIONS = 30
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|~!$]")
 
 
 def plan_metadata(store: Store, plan: Plan, appended: int, server: str) -> Metadata:
@@ -73,6 +86,64 @@ def seal_metadata(store: Store, seal: ExportManifest) -> Metadata:
         "rivet/seal": dg.MetadataValue.text(seal.seal_id),
         "rivet/manifest": dg.MetadataValue.url(store.url(MANIFEST)),
     }
+
+
+def journal_metadata(store: Store, entries: Sequence[JournalEntry]) -> Metadata:
+    """Metadata of a run: its figures, its timeline as a picture, and what was decided.
+
+    Args:
+        store: the export's folder.
+        entries: of the run's journal, as `read_journal` gives them.
+    """
+    found = summarize(entries)
+    metadata: Metadata = {
+        "rivet/run_timeline": dg.MetadataValue.md(_picture(entries, found)),
+        # Dagster shows long Markdown, such as a picture, only on a click.
+        "rivet/run_chart": dg.MetadataValue.md(f"```\n{text_chart(entries, _CHART_COLUMNS)}\n```"),
+        "rivet/run_summary": dg.MetadataValue.md(_markdown_table(("", ""), found.lines().items())),
+        "rivet/run_outcome": dg.MetadataValue.text(found.outcome),
+        "rivet/run_seconds": dg.MetadataValue.float(round(found.seconds, 3)),
+        "rivet/run_rows": dg.MetadataValue.int(found.rows),
+        "rivet/run_longest_statement_s": dg.MetadataValue.float(found.longest_statement_s),
+        "rivet/run_longest_transaction_s": dg.MetadataValue.float(found.longest_transaction_s),
+        "rivet/run_peak_memory_bytes": dg.MetadataValue.int(found.peak_memory_bytes),
+        "rivet/run_retries": dg.MetadataValue.int(found.retries),
+        "rivet/run_width_min": dg.MetadataValue.int(found.width_min),
+        "rivet/run_width_max": dg.MetadataValue.int(found.width_max),
+        "rivet/run_sheds": dg.MetadataValue.int(found.sheds),
+        "rivet/run_held_s": dg.MetadataValue.float(round(found.held_s, 3)),
+        "rivet/run_journal": dg.MetadataValue.url(store.url(segment_path(found.run_id, 1))),
+    }
+    if found.pressure_max is not None:
+        metadata["rivet/run_pressure_max"] = dg.MetadataValue.float(round(found.pressure_max, 3))
+    if found.decisions:
+        metadata["rivet/run_decisions"] = dg.MetadataValue.md(_decisions_table(found.decisions))
+    return metadata
+
+
+def _picture(entries: Sequence[JournalEntry], found: JournalSummary) -> str:
+    """The timeline as Markdown that Dagster shows: an image within its own address."""
+    svg = svg_document(entries, found.title, columns=_PICTURE_COLUMNS)
+    encoded = base64.b64encode(svg.encode()).decode("ascii")
+    return f"![{_markdown(found.title)}](data:image/svg+xml;base64,{encoded})"
+
+
+def _decisions_table(decisions: Sequence[JournalDecision]) -> str:
+    half = _MOST_DECISIONS // 2
+    shown = [*decisions] if len(decisions) <= _MOST_DECISIONS else [*decisions[:half], *decisions[-half:]]
+    table = _markdown_table(("when", "what", "why"), [(f"{each.t:,.1f} s", each.what, each.why) for each in shown])
+    left = len(decisions) - len(shown)
+    return table + (f"\n\n{left:,} between the first and the last {half} are in the journal." if left else "")
+
+
+def _markdown_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [names, ["---"] * len(names), *([_markdown(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _markdown(text: str) -> str:
+    """Text as Markdown writes it, in one line."""
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def window_event(
