@@ -156,7 +156,7 @@ class Recorder:
         """Windows begin again."""
         with self._lock:
             self._totals.held_s += seconds
-        self._journal.record(entries.GateEntry(state="released", reasons=reasons, held_s=seconds))
+        self._journal.record(entries.GateEntry(state="released", reasons=reasons, held_s=round(seconds, 3)))
 
     def aborted(self, reason: str) -> None:
         """The run has to end."""
@@ -180,14 +180,14 @@ class Recorder:
                 failed=totals.failed,
                 rows=totals.rows,
                 bytes=totals.bytes,
-                seconds=time.monotonic() - self._began,
+                seconds=round(time.monotonic() - self._began, 3),
                 longest_statement_s=totals.longest_statement_s,
                 longest_transaction_s=totals.longest_transaction_s,
                 peak_memory_bytes=totals.peak_memory_bytes,
                 width_min=totals.width_min or 0,
                 width_max=totals.width_max,
                 sheds=totals.sheds,
-                held_s=totals.held_s,
+                held_s=round(totals.held_s, 3),
             )
         )
 
