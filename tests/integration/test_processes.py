@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from rivet_dagster.errors import RivetError
@@ -75,20 +75,35 @@ def test_both_engines_write_the_same(dsn: str, tmp_path: Path, parts_format: str
     assert all(threads[name] == processes[name] for name in threads if "/windows/" not in name)
 
 
-@pytest.mark.usefixtures("orders")
-def test_a_child_that_dies_takes_no_other_window_with_it(
-    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def check_a_death(dsn: str, table: str, lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill a child in the middle of a window: the window is read again, the others go on, and the death is told."""
     monkeypatch.setenv("RIVET_FAULT", "after_page@g1-w000003:1:kill")
-    monkeypatch.setenv("RIVET_FAULT_ONCE", str(tmp_path / "once"))
-    export = prepared(dsn, tmp_path / "lake", "public.orders", rows=300, limits={"retry_seconds": 0.05})
+    monkeypatch.setenv("RIVET_FAULT_ONCE", str(lake.parent / "once"))
+    export = prepared(dsn, lake, table, rows=300, limits={"retry_seconds": 0.05})
     plan, _ = export.plan()
     with export.run(plan, plan.windows, "work", 2, "processes") as run:
         outcomes = {outcome.window.key: outcome for outcome in run}
     assert {key: outcome.deaths for key, outcome in outcomes.items() if outcome.deaths} == {"g1-w000003": 1}
     assert all(outcome.error is None for outcome in outcomes.values())
     export.seal(plan)
+
+
+@pytest.mark.usefixtures("orders")
+def test_a_child_that_dies_takes_no_other_window_with_it(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_a_death(dsn, "public.orders", tmp_path / "lake", monkeypatch)
     assert_same(exported_rows(tmp_path / "lake/public.orders"), source_rows(dsn, "public.orders", "id"))
+
+
+def test_a_child_that_dies_with_mariadb(
+    mysql_dsn: str, mysql_sql: Sql, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mysql_sql("CREATE TABLE orders (id int PRIMARY KEY, note text)")
+    mysql_sql("INSERT INTO orders SELECT seq, concat('order ', seq) FROM seq_1_to_2000")
+    table = f"{mysql_dsn.rpartition('/')[2]}.orders"
+    check_a_death(mysql_dsn, table, tmp_path / "lake", monkeypatch)
+    assert_same(exported_rows(tmp_path / "lake" / table), mysql_sql("SELECT * FROM orders ORDER BY id"))
 
 
 @pytest.mark.usefixtures("orders")
@@ -120,49 +135,85 @@ def test_errors_of_a_child_are_the_errors_of_its_window(dsn: str, sql: Sql, tmp_
     assert second.error.code == "RIVET_VALUE_UNSUPPORTED"
 
 
+@dataclass(frozen=True)
+class Slow:
+    """A view of which every row takes two seconds, so that reading a window takes twenty.
+
+    Attributes:
+        dsn: address of its database.
+        table: its name.
+        sessions: states of the sessions in its database, but for those that were there before, by their ids.
+    """
+
+    dsn: str
+    table: str
+    sessions: Callable[[], dict[int, str]]
+
+
 @pytest.fixture
-def slow(sql: Sql) -> None:
-    """A view whose every row takes a twentieth of a second, in every statement over it."""
+def slow_in_postgres(dsn: str, sql: Sql) -> Slow:
     sql("CREATE TABLE public.ids (id int PRIMARY KEY)")
     sql("INSERT INTO public.ids SELECT generate_series(1, 40)")
-    sql("CREATE VIEW public.slow AS SELECT id, pg_sleep(0.05)::text AS nothing FROM public.ids")
+    # Planning asks with SELECT, and need not take long.
+    pause = "CASE WHEN current_query() LIKE 'COPY%' THEN pg_sleep(2)::text END"
+    sql(f"CREATE VIEW public.slow AS SELECT id, {pause} AS nothing FROM public.ids")
+    known = "SELECT pid, state FROM pg_stat_activity WHERE datname = current_database()"
+    before = dict(sql(known))
+    return Slow(dsn, "public.slow", lambda: {pid: state for pid, state in sql(known) if pid not in before})
 
 
-def exporting(dsn: str, lake: Path) -> subprocess.Popen[bytes]:
+@pytest.fixture
+def slow_in_mariadb(mysql_dsn: str, mysql_sql: Sql) -> Slow:
+    mysql_sql("CREATE TABLE ids (id int PRIMARY KEY)")
+    mysql_sql("INSERT INTO ids SELECT seq FROM seq_1_to_40")
+    mysql_sql("CREATE VIEW slow AS SELECT id, sleep(2) AS nothing FROM ids")
+    database = mysql_dsn.rpartition("/")[2]
+    known = f"SELECT id, command FROM information_schema.processlist WHERE db = '{database}'"
+    before = dict(mysql_sql(known))
+    states = {"Query": "active", "Execute": "active"}
+    return Slow(
+        mysql_dsn,
+        f"{database}.slow",
+        lambda: {id_: states.get(command, command) for id_, command in mysql_sql(known) if id_ not in before},
+    )
+
+
+def exporting(slow: Slow, lake: Path, engine: str) -> subprocess.Popen[bytes]:
     windows = json.dumps({"columns": ["id"], "rows": 10})
-    arguments = ("--source", dsn, "--table", "public.slow", "--to", str(lake), "--windows", windows)
+    arguments = ("--source", slow.dsn, "--table", slow.table, "--to", str(lake), "--windows", windows)
     return subprocess.Popen(
-        command("export", *arguments, "--engine", "processes", "--json"),
+        command("export", *arguments, "--engine", engine, "--json"),
         env={**os.environ, "RIVET_SPOOL_DIR": str(lake.parent / "spool")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
 
 
-def reading(dsn: str) -> int:
-    """Statements that exports are running on the server."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        found = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            " AND application_name LIKE 'rivet%' AND state <> 'idle'"
-        ).fetchone()
-    assert found is not None
-    return int(found[0])
+@pytest.mark.parametrize("server", ["slow_in_postgres", "slow_in_mariadb"])
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [("processes", signal.SIGKILL), ("processes", signal.SIGTERM), ("threads", signal.SIGTERM)],
+)
+def test_nothing_survives_the_parent(
+    server: str, engine: str, number: signal.Signals, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """No child and no session on the server, so neither statement nor lock, though statements would take 20 s."""
+    slow: Slow = request.getfixturevalue(server)
+    workers = 2 * (engine == "processes")
 
+    def under_way() -> bool:
+        reading = list(slow.sessions().values()).count("active")
+        return len(children(parent.pid)) == workers and reading == 2
 
-@pytest.mark.usefixtures("slow")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_survives_the_parent(dsn: str, tmp_path: Path, number: signal.Signals) -> None:
-    with exporting(dsn, tmp_path / "lake") as parent:
+    with exporting(slow, tmp_path / "lake", engine) as parent:
         try:
-            assert eventually(lambda: len(children(parent.pid)) == 2 and reading(dsn) == 2, 90), parent.poll()
+            assert eventually(under_way, 30), (parent.poll(), slow.sessions())
             started = children(parent.pid)
             parent.send_signal(number)
-            assert eventually(lambda: not any(map(is_alive, started)), 5)
-            assert eventually(lambda: reading(dsn) == 0, 5)
+            assert eventually(lambda: not any(map(is_alive, started)) and not slow.sessions(), 5), slow.sessions()
+            parent.communicate(timeout=30)
         finally:
-            parent.send_signal(number)
-        parent.communicate(timeout=30)
+            parent.kill()
     assert parent.returncode == (-9 if number == signal.SIGKILL else 143)
 
 
