@@ -60,7 +60,7 @@ class RunEntry(JournalEntry):
     Attributes:
         run_id: the run; the journal fills it in.
         table: `schema.table`.
-        engine: the source's engine, `postgresql`, `mysql` or `mariadb`.
+        engine: the source's engine, `postgresql` or `mysql`.
         source: what the source is, without secrets.
         work_id: what several tries of the same work share.
         workers: what reads windows, `threads` or `processes`.

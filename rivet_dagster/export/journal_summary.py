@@ -123,10 +123,10 @@ class JournalSummary:
 
     def lines(self) -> dict[str, str]:
         """Names and values for people; what did not happen is left out."""
-        width = f"{self.width_min} to {self.width_max} of {self.workers_max}, fell {self.sheds:,} times"
+        width = f"{self.width_min} to {self.width_max} of {self.workers_max}"
         said = {
             "run": self.run_id + (f", try {self.tries}" if self.tries > 1 else ""),
-            "began": self.began,
+            "began": f"{self.began[:19].replace('T', ' ')} UTC",
             "outcome": self.outcome + _OUTCOMES.get(self.outcome, ""),
             "windows": self._windows(),
             "rows": f"{self.rows:,} ({self.bytes / 1e6:,.1f} MB in files)",
@@ -139,6 +139,7 @@ class JournalSummary:
             "pressure": f"at most {self.pressure_max:.2f}, 1 is full load" if self.pressure_max is not None else "",
             "looks without a signal": f"{self.stale_looks:,} of {self.looks:,}" if self.stale_looks else "",
             "held": duration_text(self.held_s) if self.held_s else "",
+            "workers taken away": f"{self.sheds:,} times" if self.sheds else "",
             "retries": f"{self.retries:,}" if self.retries else "",
             "most memory": f"{self.peak_memory_bytes / 1e6:,.1f} MB" if self.peak_memory_bytes else "",
             "values that NULL replaced": f"{self.replaced:,}" if self.replaced else "",
@@ -187,7 +188,7 @@ def summarize(entries: Sequence[JournalEntry]) -> JournalSummary:
         width_min=min(widths, default=0),
         width_max=max(widths, default=0),
         sheds=sum(each.width_to < each.width_from for each in moves),
-        held_s=sum(each.end - each.begin for each in timeline_of(entries, 1).held),
+        held_s=sum((each.end - each.begin for each in timeline_of(entries, 1).held), 0.0),
         pressure_max=max((each.u for each in seen), default=None),
         looks=len(looks),
         stale_looks=len(looks) - len(seen),

@@ -28,6 +28,7 @@ _SCALE = 22
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _UNKNOWN: Final = "·"
 _SHORTEST_S = 0.001
+_MOST_DIGITS = 1e9
 _ROUND: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
 _UNITS: Final = ((7200, 3600, "h"), (120, 60, "min"), (0, 1, "s"))
 
@@ -150,11 +151,11 @@ def _rates(entries: Sequence[JournalEntry], columns: int, step: float) -> tuple[
         if not isinstance(entry, WindowEntry) or entry.outcome != "committed":
             continue
         begin = max(0.0, entry.t - entry.duration_s)
-        rate = entry.rows / max(entry.t - begin, step)
-        begin = min(begin, max(0.0, entry.t - step))  # quicker than a column: as if it took one
-        for index in range(min(int(begin / step), columns - 1), min(int(entry.t / step), columns - 1) + 1):
+        first, last = (min(int(t / step), columns - 1) for t in (begin, entry.t))
+        for index in range(first, last + 1):
             shared = min(entry.t, (index + 1) * step) - max(begin, index * step)
-            rows[index] += rate * max(shared, 0.0) / step
+            part = shared / (entry.t - begin) if first < last else 1.0
+            rows[index] += entry.rows * max(part, 0.0) / step
     return tuple(rows)
 
 
@@ -187,7 +188,7 @@ def _marks(entries: Sequence[JournalEntry]) -> Iterable[Mark]:
 def duration_text(seconds: float) -> str:
     """Seconds for people: `95 s`, `12 min`, `3.5 h`."""
     unit_seconds, unit = next((size, unit) for least, size, unit in _UNITS if seconds >= least)
-    return f"{float(f'{seconds / unit_seconds:.3g}'):g} {unit}"
+    return f"{float(f'{round(seconds, 3) / unit_seconds:.3g}'):g} {unit}"
 
 
 def time_marks(seconds: float, most: int) -> list[float]:
@@ -203,7 +204,7 @@ def text_chart(entries: Sequence[JournalEntry], columns: int = 100) -> str:
     rows = [
         ("workers", _bar(found.width, found.workers), _range(found)),
         ("pressure", _bar(found.pressure, 1.0), _peak(found.pressure)),
-        ("rows/s", _bar(found.rows, max(found.rows)), f"at most {max(found.rows):,.0f}"),
+        ("rows/s", _bar(found.rows, max(found.rows)), f"at most {_rate(max(found.rows))}"),
     ]
     if found.held:
         held = sum(each.end - each.begin for each in found.held)
@@ -234,6 +235,10 @@ def _line(spans: Iterable[tuple[float, float, str]], room: int, step: float) -> 
         first, last = (min(int(t / step), room - 1) for t in (begin, end))
         line[first : last + 1] = character * (last + 1 - first)
     return "".join(line)
+
+
+def _rate(rows: float) -> str:
+    return f"{rows:,.0f}" if rows < _MOST_DIGITS else f"{rows:.3g}"
 
 
 def _range(found: Timeline) -> str:

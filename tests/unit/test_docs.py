@@ -69,12 +69,14 @@ def packages(tree: ast.AST) -> set[str]:
 
 def test_the_destination_page_names_every_field_of_documents() -> None:
     from rivet_dagster.export.documents import ExportManifest, PlannedWindow, PlanSegment, Replacement, WindowManifest
+    from rivet_dagster.export.journal_entries import ENTRIES, JournalEntry
     from rivet_dagster.reload import ReloadRequest
 
     page = (ROOT / "docs/reference/destination.md").read_text()
     requests, _, rest = page.partition("## Plan segments")
     plans, _, rest = rest.partition("## Window manifests")
-    windows, _, seal = rest.partition("## The seal")
+    windows, _, rest = rest.partition("## The seal")
+    seal, _, journals = rest.partition("## Journals")
     for text, documents in (
         (requests, [ReloadRequest]),
         (plans, [PlanSegment, PlannedWindow]),
@@ -83,6 +85,11 @@ def test_the_destination_page_names_every_field_of_documents() -> None:
     ):
         for document in documents:
             assert [name for name in document.model_fields if f"`{name}" not in text] == []
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^\n]*)", journals, re.MULTILINE))
+    assert rows.keys() == {entry.EVENT for entry in ENTRIES}
+    for entry in ENTRIES:
+        own = set(entry.model_fields) - set(JournalEntry.model_fields)
+        assert [name for name in sorted(own) if f"`{name}`" not in rows[entry.EVENT]] == []
 
 
 def test_links_to_headings_lead_to_headings() -> None:
