@@ -17,6 +17,7 @@ from rivet_dagster.export.validate import validate_export
 from rivet_dagster.stores import open_store
 from tests.conftest import PASSWORD
 from tests.support.cli import rivet
+from tests.support.exports import export_all, prepared
 from tests.support.readers import sealed
 
 Sql = Callable[[str], list[tuple[Any, ...]]]
@@ -25,24 +26,13 @@ SAMPLE = Path(__file__).parents[1] / "unit/samples/journal"
 
 @pytest.fixture
 def folder(dsn: str, sql: Sql, tmp_path: Path) -> Path:
-    """An export of two runs: one of all windows, and one that looked for what has changed."""
+    """An export of two runs: the second one has a row more."""
     sql("CREATE TABLE public.orders (id int PRIMARY KEY, amount numeric)")
     sql("INSERT INTO public.orders SELECT n, n FROM generate_series(1, 3000) AS n")
-    arguments = [
-        "--source",
-        dsn,
-        "--table",
-        "public.orders",
-        "--to",
-        str(tmp_path / "lake"),
-        "--rows-per-window",
-        "1000",
-    ]
-    done = rivet("export", *arguments, "--json")
-    assert done.code == 0, done.err
+    export = prepared(dsn, tmp_path / "lake", "public.orders", rows=1000)
+    export_all(export)
     sql("INSERT INTO public.orders VALUES (4000, 4000)")
-    done = rivet("export", *arguments, "--json")
-    assert done.code == 0, done.err
+    export_all(export, work_id="second")
     return tmp_path / "lake/public.orders"
 
 
