@@ -214,6 +214,7 @@ class ReadLimits(_Model):
         lock_timeout_s: the server ends a wait for a lock after this many seconds.
         idle_in_transaction_timeout_s: the server ends a window's snapshot that stays idle for this many seconds.
         snapshot_s: a window whose snapshot becomes older than this is given up; so is the one statement of `full`.
+        max_value_bytes: a value of more bytes is refused before this process holds it; a row may have several.
         attempts: tries of a window whose failure may pass, such as a lost connection.
         retry_seconds: first pause between tries; doubles from try to try.
     """
@@ -225,6 +226,7 @@ class ReadLimits(_Model):
     lock_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     idle_in_transaction_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     snapshot_s: Annotated[float, Field(gt=0)] = 900.0
+    max_value_bytes: Annotated[int, Field(ge=MiB, le=1024 * MiB)] = 256 * MiB
     attempts: Annotated[int, Field(ge=1)] = 4
     retry_seconds: Annotated[float, Field(ge=0)] = 1.0
 

@@ -78,6 +78,7 @@ class TableExport:
             lock_timeout_s=limits.lock_timeout_s,
             idle_in_transaction_timeout_s=limits.idle_in_transaction_timeout_s,
             snapshot_s=limits.snapshot_s,
+            max_value_bytes=limits.max_value_bytes,
             slots=self.governor.slots,
         )
         self.source: Source = open_source(source, self._limits, config.type_choices)

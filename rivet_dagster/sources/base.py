@@ -456,3 +456,14 @@ def not_unique(table: Table, key: Key) -> SourceError:
         "Name columns that are unique together.",
         fatal=True,
     )
+
+
+def value_too_large(table: Table, column: str, size: int, most: int, row: tuple[tuple[str, str], ...]) -> SourceError:
+    """`RIVET_VALUE_TOO_LARGE`: a value of `size` bytes where `most` may be; `row` has names and values of a key."""
+    where = ", ".join(f"{name} = {value}" for name, value in row) or "no key to name it by"
+    return SourceError(
+        "RIVET_VALUE_TOO_LARGE",
+        f"Column {column} of {table.label} holds a value of {size} bytes, more than max_value_bytes ({most}), in the "
+        f"row with {where}.",
+        "Raise max_value_bytes, or export a query that leaves the value or its row out; other windows are exported.",
+    )

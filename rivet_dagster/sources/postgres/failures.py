@@ -35,6 +35,10 @@ _CONFLICT_WORDS = "conflict with recovery"
 _TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
 _TRANSIENT_ADVICE = "It is tried again; if it goes on, look at the server's log and load."
 
+# What the server says of a row, or of the text of a value, that has more than the GiB that its buffers hold.
+_TOO_LARGE_STATE = "54000"
+_TOO_LARGE_WORDS = "invalid memory alloc request size"
+
 # SQLSTATE -> (code, advice). The server's own message says what happened.
 _BY_STATE = {
     "28000": ("RIVET_SOURCE_AUTH", "Check the user, the password and the server's pg_hba.conf."),
@@ -53,6 +57,11 @@ _BY_STATE = {
         "Grant SELECT on the table and USAGE on its schema to this user; where row security hides rows from it, "
         "also BYPASSRLS.",
     ),
+}
+
+_ONCE_MORE = {
+    "57014": ("RIVET_SOURCE_TIMEOUT", "It is tried again with smaller pages."),
+    "55P03": ("RIVET_SOURCE_LOCKED", _TRANSIENT_ADVICE),
 }
 
 
@@ -115,8 +124,9 @@ def failure(exc: psycopg.Error, doing: str) -> SourceError:
     if state in _BY_STATE:
         code, advice = _BY_STATE[state]
         return SourceError(code, what, advice, fatal=True)
-    if state == "57014":
-        return SourceError("RIVET_SOURCE_TIMEOUT", what, "It is tried again with smaller pages.", retryable=True)
+    if state in _ONCE_MORE:
+        code, advice = _ONCE_MORE[state]
+        return SourceError(code, what, advice, retryable=True)
     if state in _CONFLICT_STATES or _CONFLICT_WORDS in what:
         return SourceError(
             "RIVET_SOURCE_CONFLICT",
@@ -126,8 +136,12 @@ def failure(exc: psycopg.Error, doing: str) -> SourceError:
             "end sooner.",
             retryable=True,
         )
-    if state == "55P03":
-        return SourceError("RIVET_SOURCE_LOCKED", what, _TRANSIENT_ADVICE, retryable=True)
+    if state == _TOO_LARGE_STATE or _TOO_LARGE_WORDS in what:
+        return SourceError(
+            "RIVET_VALUE_TOO_LARGE",
+            what,
+            "A row of more than 1 GiB cannot be sent: export a query that leaves its largest values out.",
+        )
     if state == "25P03" or state[:2] in _TRANSIENT_CLASSES or (not state and _is_connection_loss(exc)):
         return SourceError("RIVET_SOURCE_LOST", what, _TRANSIENT_ADVICE, retryable=True)
     return SourceError("RIVET_SOURCE_FAILED", what, "The server's log says more.")

@@ -23,6 +23,7 @@ from rivet_dagster.sources.base import (
     not_unique,
 )
 from rivet_dagster.sources.postgres import templates
+from rivet_dagster.sources.postgres.ceiling import ValueCeiling
 from rivet_dagster.sources.postgres.keys import KeyShape, key_text
 from rivet_dagster.sources.postgres.stream import CopyStream
 from rivet_dagster.sources.postgres.typemap import TEXT_OID
@@ -61,15 +62,17 @@ class PostgresWindowReader:
         self._shape = KeyShape(table, key)
         self._timeouts = timeouts
         self._stream = stream
-        found = readings(table, types)
+        utf8 = connection.info.parameter_status("server_encoding") == "UTF8"
+        self._ceiling = ValueCeiling(table, key, timeouts.max_value_bytes, utf8=utf8)
+        found = [
+            self._ceiling.reading(column, reading)
+            for column, reading in zip(table.columns, readings(table, types), strict=True)
+        ]
         columns = [reading.wire_column() for reading in found]
         self._decoder = CopyDecoder(columns, batch_bytes=limits.wire_bytes, batch_rows=limits.rows)
         names = [column.name for column in table.columns]
-        self._columns = sql.SQL(", ").join(
-            # Rules are constants of this package, `{}` in them is the column.
-            sql.SQL(reading.select).format(sql.Identifier("t", name))
-            for name, reading in zip(names, found, strict=True)
-        )
+        self._readings = found
+        self._columns = self._ceiling.selected(found)
         self._key_indices = [names.index(name) for name in key.columns]
         self._key_wire_types = [found[index].wire_type for index in self._key_indices]
         # What comes as text is what the server writes. A cast from text to regclass and its like takes less than that.
@@ -108,7 +111,9 @@ class PostgresWindowReader:
         if not self._key.columns and table.kind == "table":
             place = {"schema": table.schema, "name": table.name}
             (self._blocks,) = self._connection.execute(templates.STORED_BLOCKS, place).fetchone() or (None,)
-        if self._blocks is None:
+        if self._blocks is not None:
+            self._columns = self._ceiling.selected(self._readings, placed=True)
+        else:
             self._began = time.monotonic()
             timeout = sql.Literal(round(self._timeouts.snapshot_s * 1000))
             self._connection.execute(sql.SQL(templates.LONG).format(snapshot_ms=timeout))
@@ -128,13 +133,15 @@ class PostgresWindowReader:
     def _piece(self) -> Page:
         began = time.monotonic()
         if self._stream.is_open:
-            self._received, self._announced = self._stream.take(_PIECE_BYTES)
+            with self._ceiling.refusing():
+                self._received, self._announced = self._stream.take(_PIECE_BYTES)
         now = time.monotonic()
         return Page(0, self._received, now - began, running_s=now - self._began, ended=not self._stream.is_open)
 
     def _copy(self, template: Any, **parts: sql.Composable) -> Page:
         began = time.monotonic()
-        self._received, self._announced = self._stream.drain(self._statement(template, **parts))
+        with self._ceiling.refusing():
+            self._received, self._announced = self._stream.drain(self._statement(template, **parts))
         self._decoded = 0
         return Page(self._announced, self._received, time.monotonic() - began)
 

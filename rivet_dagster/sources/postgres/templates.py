@@ -157,6 +157,25 @@ WHOLE: Final = "COPY (SELECT {columns} FROM {table} AS t{within}) TO STDOUT (FOR
 BLOCKS: Final = """\
 COPY (SELECT {columns} FROM {table} AS t WHERE t.ctid >= {first} AND t.ctid < {end}) TO STDOUT (FORMAT binary)"""
 
+# A column that may be large. How a value is stored is read off, and as a rule that is all; NULL is stored in nothing.
+MEASURED: Final = """\
+CASE WHEN pg_column_size({column}) >= {stored}
+     THEN CASE WHEN {size} > {most} THEN CASE WHEN {refusal} IS NULL THEN {value} END ELSE {value} END
+     ELSE {value} END"""
+
+# The same for what the server has to render: it does so once. OFFSET keeps it from putting the text in each place.
+RENDERED: Final = """\
+CASE WHEN pg_column_size({column}) >= {stored}
+     THEN (SELECT CASE WHEN {size} > {most} THEN CASE WHEN {refusal} IS NULL THEN v.value END ELSE v.value END
+             FROM (SELECT {value} AS value OFFSET 0) AS v)
+     ELSE {value} END"""
+
+# A text that is no number, so that the server fails and repeats it. It is not immutable, so it is never computed for
+# a plan, but only for the row.
+REFUSAL: Final = "json_build_array({mark}::text, {column}::text, {size}{row})::text::int4"
+KEY_PART: Final = ", {name}::text, left({column}::text, 200)"
+PLACE: Final = ", 'tableoid', t.tableoid::regclass::text, 'ctid', t.ctid::text"
+
 # Blocks of the largest of them; NULL where rows are not stored in blocks, or the server cannot read a range of them.
 STORED_BLOCKS: Final = """
 WITH RECURSIVE family(oid) AS (
