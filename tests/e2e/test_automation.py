@@ -10,12 +10,14 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psycopg
 import pytest
 
 from demo.graphql import DagsterClient
 from demo.postgres import EmbeddedPostgres
 from demo.services import DagsterServices
+from rivet_dagster._compat import latest_evaluation
 from tests.support.readers import exported_rows, source_rows
 
 pytestmark = pytest.mark.timeout(420)
@@ -25,8 +27,9 @@ import os
 
 import dagster as dg
 from rivet_dagster import (
-    CursorWindows, ExportConfig, KeysetWindows, RivetResource, TimeWindows, build_rivet_assets,
-    build_rivet_cursor_sensor, build_rivet_plan_sensor, build_rivet_reload_sensor, build_rivet_schedule,
+    CursorWindows, ExportConfig, KeysetWindows, ReloadChecks, RivetResource, TimeWindows, build_rivet_assets,
+    build_rivet_checks, build_rivet_cursor_sensor, build_rivet_plan_sensor, build_rivet_reload_sensor,
+    build_rivet_schedule,
 )
 
 orders = ExportConfig(table="public.orders", windows=KeysetWindows(rows=50))
@@ -37,11 +40,12 @@ slices = ExportConfig(table="public.slices", windows=hours)
 running = {"minimum_interval_seconds": 1, "default_status": dg.DefaultSensorStatus.RUNNING}
 defs = dg.Definitions(
     assets=build_rivet_assets(orders, changes, slices),
+    asset_checks=build_rivet_checks(orders, integrity="full", reconcile=None, schema_drift=False),
     resources={"rivet": RivetResource(source=dg.EnvVar("E2E_DSN"), destination=dg.EnvVar("E2E_LAKE"), workers=2)},
     sensors=[
         build_rivet_plan_sensor(orders, **running),
         build_rivet_cursor_sensor(changes, **running),
-        build_rivet_reload_sensor(orders, changes, slices, **running),
+        build_rivet_reload_sensor(orders, changes, slices, checks=ReloadChecks(failed_checks=True), **running),
         dg.AutomationConditionSensorDefinition(
             "default_automation_condition_sensor", target=dg.AssetSelection.all(), **running
         ),
@@ -74,6 +78,7 @@ class Place:
     """The running services, where they export to, and the database that they export."""
 
     services: DagsterServices
+    home: Path
     lake: Path
     dsn: str
 
@@ -139,7 +144,7 @@ def place(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
         folder / "definitions.py", home=home, logs=folder / "logs", environment=environment, backfill_seconds=1
     )
     with services:
-        yield Place(services, lake, dsn)
+        yield Place(services, home, lake, dsn)
 
 
 def test_new_and_changed_rows_are_exported_and_sealed(place: Place) -> None:
@@ -176,6 +181,32 @@ def test_missing_parts_and_requests_are_read_again(place: Place) -> None:
     place.wait(lambda: len(place.client.materializations("public/orders")) > before, "the window that was requested")
     place.wait(lambda: not request.exists(), "the end of the request")
     place.wait(lambda: place.sealed("orders") == place.current("orders", "id"), "the seal of the correction")
+
+
+def test_a_flipped_byte_is_found_by_a_check_and_read_again(place: Place) -> None:
+    """With the seal that follows a request for another window, because checks run where complete does."""
+    place.wait(lambda: place.sealed("orders") is not None, "a seal of orders")
+    place.wait(lambda: not place.client.pending_runs(), "quiet")
+    part = next((place.lake / "public.orders/g1/data/w000003").iterdir())
+    sound = part.read_bytes()
+    harmed = bytearray(sound)
+    harmed[len(harmed) // 2] ^= 1
+    part.write_bytes(harmed)
+    request = place.lake / "reload/another.json"
+    request.parent.mkdir(exist_ok=True)
+    request.write_text(json.dumps({"table": "public.orders", "windows": ["g1-w000001"]}))
+    words: list[tuple[bool, object]] = []
+
+    def passes_again() -> bool:
+        with dg.DagsterInstance.from_config(str(place.home)) as instance:
+            said = latest_evaluation(instance, dg.AssetKey(["public", "orders", "complete"]), "rivet_integrity")
+        if said is not None:
+            words.append((said.passed, said.metadata["rivet/failing_windows"].value))
+        return (False, ["g1-w000003"]) in words and words[-1][0]
+
+    place.wait(passes_again, "a check that fails, and one that passes")
+    assert part.read_bytes() == sound
+    assert place.sealed("orders") == place.current("orders", "id")
 
 
 def test_the_schedule_exports_the_hour_that_has_ended(place: Place) -> None:

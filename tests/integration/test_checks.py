@@ -59,11 +59,15 @@ class Checked(Place):
         resolved = dg.Definitions.merge(defs, dg.Definitions(jobs=[job])).resolve_job_def("one_check")
         return resolved.execute_in_process(instance=self.instance, raise_on_error=False)
 
-    def seal_and_check(self) -> dg.ExecuteInProcessResult:
+    def seal_and_check(self, **tags: str) -> dg.ExecuteInProcessResult:
         """A run of complete with its checks, as it is launched in the UI or by its condition."""
         (complete,) = [asset for asset in self.assets if self.key("complete") in asset.keys]
         return dg.materialize(
-            [complete, *self.checks], instance=self.instance, resources={"rivet": self.rivet}, raise_on_error=False
+            [complete, *self.checks],
+            instance=self.instance,
+            resources={"rivet": self.rivet},
+            tags=tags,
+            raise_on_error=False,
         )
 
 
@@ -330,6 +334,19 @@ def test_checks_that_cannot_look_say_why(instance: dg.DagsterInstance, sql: Sql,
         assert failed is not None
         assert failed.metadata["rivet/code"].value == code
         assert code in str(failed.description)
+
+
+def test_checks_wait_for_a_seal_that_automation_leaves_for_later(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a re-export that failed half-way, complete gives nothing, and there is nothing new to look at."""
+    place = make()
+    monkeypatch.setenv("RIVET_FAULT", "after_page@g1-w000002:1:raise")
+    assert not place.export().success
+    monkeypatch.delenv("RIVET_FAULT")
+    run = place.seal_and_check(**{"dagster/from_automation_condition": "a tick"})
+    assert run.success
+    assert not run.get_asset_materialization_events()
+    assert not list(run.get_asset_check_evaluations())
+    assert len(list(place.seal_and_check().get_asset_check_evaluations())) == 3, "somebody has launched it"
 
 
 def test_blocking_checks_hold_back_what_is_downstream(make: Make, instance: dg.DagsterInstance) -> None:
