@@ -15,6 +15,7 @@ from rivet_dagster.errors import ConfigError, InterruptedExport, RivetError
 from rivet_dagster.export.config import ExportConfig, TimeWindows
 from rivet_dagster.export.faults import fault_point
 from rivet_dagster.export.governing import parse_governor
+from rivet_dagster.export.journal import read_journal
 from rivet_dagster.export.names import generation_of
 from rivet_dagster.export.operations import TableExport
 from rivet_dagster.export.plan import USUAL_LIMIT, Plan, Window
@@ -25,6 +26,7 @@ from rivet_dagster.metadata import (
     CODE_VERSION,
     DATA_VERSION,
     IS_USER_PROVIDED,
+    journal_metadata,
     plan_metadata,
     seal_metadata,
     window_event,
@@ -197,6 +199,7 @@ class RivetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 # Also when the run is being terminated: what was committed meanwhile is reported.
                 for outcome in run.stop():
                     report(outcome)
+        _observe_run(context, table.key, export)
         if report.failed:
             raise _failure(report.failed, len(windows))
         yield from ()
@@ -291,6 +294,17 @@ class _Reporter:
             self._reported.add(key)
         self.exported = self.exported.plus(outcome)
         fault_point("after_event", key)
+
+
+def _observe_run(context: dg.AssetExecutionContext, key: dg.AssetKey, export: TableExport) -> None:
+    """Tell Dagster what the run's journal comes to. A journal that cannot be read fails no run."""
+    try:
+        metadata = journal_metadata(export.store, read_journal(export.store, export.run_id))
+    except RivetError as exc:
+        context.log.warning(f"The run's journal cannot be shown. {exc}")
+        return
+    with uninterrupted():
+        context.log_event(dg.AssetObservation(key, metadata=metadata))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from rivet_dagster.export.gates import Gates, Look, gates_of, utc_now
 from rivet_dagster.export.governing import GovernorConfig
 from rivet_dagster.export.memory import MemoryGate
 from rivet_dagster.export.permits import Permits
-from rivet_dagster.export.pressure import Pressure, PressureModel
+from rivet_dagster.export.pressure import LOOKS_A_TICK, Pressure, PressureModel, together
 from rivet_dagster.export.width import Move, WidthLaw
 from rivet_dagster.sources.vitals import Probe, Vitals
 
@@ -140,12 +140,14 @@ class Governor:
         self._held_since: float | None = None
         self._held_for: tuple[str, ...] = ()
         self._failed_before = False
+        self._looks: list[Vitals | None] = []
         self._thread = threading.Thread(target=self._run, name="rivet-governor", daemon=True)
         self.abort: Callable[[RivetError], None] = lambda _: None
         """Ends the run; set by whoever runs it."""
 
     def __enter__(self) -> Governor:
-        self._carry_out(self._controller.begin(self._look()), 0)
+        self._look_once()
+        self._carry_out(self._controller.begin(self._taken_together()), 0)
         self._thread.start()
         return self
 
@@ -174,23 +176,33 @@ class Governor:
         self._permits.give_back()
 
     def tick(self) -> Decision:
-        """Look once and do what follows."""
+        """Do what follows from the looks since the last tick, with one of now where there were none."""
+        if not self._looks:
+            self._look_once()
         busy = self._permits.most_busy()
-        decision = self._controller.tick(self._look(), busy)
+        decision = self._controller.tick(self._taken_together(), busy)
         self._carry_out(decision, busy)
         return decision
 
     def _run(self) -> None:
-        while not self._stop.wait(self._config.tick_s):
+        while not self._stop.wait(self._config.tick_s / LOOKS_A_TICK):
             try:
-                self.tick()
+                self._look_once()
+                if len(self._looks) == LOOKS_A_TICK:
+                    self.tick()
             except Exception:
                 # A defect here must not stop an export, nor leave it held for ever.
                 logger.exception("The governor failed; windows go on.")
                 self._permits.hold(held=False)
 
-    def _look(self) -> Look:
-        return Look(self._seen(), self._now())
+    def _look_once(self) -> None:
+        self._looks.append(self._seen())
+
+    def _taken_together(self) -> Look:
+        """What was seen since the last decision."""
+        seen = [each for each in self._looks if each is not None]
+        self._looks.clear()
+        return Look(together(seen) if seen else None, self._now())
 
     def _seen(self) -> Vitals | None:
         if self._probe is None:

@@ -7,8 +7,9 @@ canary is the exception. It sees this export too, so it has a floor and a tolera
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import mean, median
 from typing import Final
 
 from rivet_dagster.export.governing import GovernorConfig
@@ -17,6 +18,8 @@ from rivet_dagster.sources.vitals import Vitals
 
 SMOOTHING: Final = 0.3
 """Weight of the newest sample: three ticks take a step to two thirds of its height."""
+LOOKS_A_TICK: Final = 4
+"""Sessions are counted so often between two decisions: a short statement of others is seldom seen by one look."""
 STALE_TICKS: Final = 3
 """Looks that must fail before what was seen last is not believed any more."""
 STALE_PRESSURE: Final = 0.55
@@ -55,6 +58,31 @@ _GENTLE = frozenset(
         vitals.REPLICA_LAG,
     }
 )
+
+
+# What changes from moment to moment: one look at it says little.
+_COUNTED_NOW = (
+    vitals.ACTIVE_SESSIONS,
+    vitals.WAITING_SESSIONS,
+    vitals.BLOCKED_SESSIONS,
+    vitals.ROW_LOCK_WAITS,
+    vitals.OWN_SESSIONS,
+)
+
+
+def together(looks: Sequence[Vitals]) -> Vitals:
+    """What several looks of one tick say together: means of what is counted at a moment, the median of the canary's.
+
+    Everything else is as the last look has it; so is what another look lacks.
+    """
+    last = looks[-1]
+    values = dict(last.values)
+    for name in _COUNTED_NOW:
+        if name in values:
+            values[name] = mean(look.values[name] for look in looks if name in look.values)
+    if vitals.CANARY in values:
+        values[vitals.CANARY] = median(look.values[vitals.CANARY] for look in looks if vitals.CANARY in look.values)
+    return replace(last, values=values)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,31 @@ def export_of(dsn: str, lake: Path, table: str, rows: int, **governor: Any) -> T
     return TableExport(config, dsn, str(lake), governor=parse_governor({"tick_s": TICK_S, **governor}))
 
 
-def run(export: TableExport, workers: int = 4, meanwhile: Callable[[], None] | None = None) -> list[WindowOutcome]:
+def run(export: TableExport, workers: int = 4) -> list[WindowOutcome]:
     plan, _ = export.plan()
     with export.run(plan, plan.windows, "work", workers) as running:
-        if meanwhile is not None:
-            threading.Thread(target=meanwhile, daemon=True).start()
         return list(running)
+
+
+def run_beside_load(export: TableExport, dsn: str, windows: range) -> None:
+    """Export everything, with load of others while windows of these numbers come."""
+    plan, _ = export.plan()
+    with export.run(plan, plan.windows, "work", 4) as running, ExitStack() as load:
+        for number, outcome in enumerate(running):
+            assert outcome.error is None
+            if number == windows.start:
+                load.enter_context(load_of_others(dsn))
+            if number == windows.stop:
+                load.close()
+
+
+def check_width(looks: list[PressureEntry]) -> None:
+    """It fell within three looks that showed the load, to the least, and came back."""
+    loaded = next(number for number, look in enumerate(looks) if look.signals["active_sessions"] >= OTHERS / 2)
+    assert looks[loaded - 1].width == 4
+    assert min(look.width for look in looks[loaded : loaded + 3]) < 4, "within three ticks"
+    assert min(look.width for look in looks) == 1
+    assert looks[-1].width == 4
 
 
 def entries(export: TableExport, kind: type[JournalEntry]) -> list[Any]:
@@ -161,22 +180,9 @@ def test_an_idle_source_sheds_nothing_and_the_journal_proves_that_it_was_looked_
 
 @pytest.mark.usefixtures("slow")
 def test_load_of_others_takes_workers_and_relief_gives_them_back(dsn: str, lake: Path) -> None:
-    export = export_of(dsn, lake, "public.slow", 20, cores=4)
-    stages: list[str] = []
-
-    def others() -> None:
-        with load_of_others(dsn):
-            time.sleep(1.0)
-        stages.append("relief")
-
-    assert all(outcome.error is None for outcome in run(export, meanwhile=others))
-    assert stages == ["relief"], "the export went on behind it"
-    looks = entries(export, PressureEntry)
-    loaded = next(number for number, look in enumerate(looks) if look.signals["active_sessions"] >= OTHERS)
-    assert looks[loaded - 1].width == 4
-    assert min(look.width for look in looks[loaded : loaded + 3]) < 4, "within three ticks"
-    assert min(look.width for look in looks) == 1
-    assert looks[-1].width == 4
+    export = export_of(dsn, lake, "public.slow", 10, cores=4)
+    run_beside_load(export, dsn, range(40, 100))
+    check_width(entries(export, PressureEntry))
     first, *_ = entries(export, GovernorEntry)
     assert first.reason.startswith("active_sessions is at ")
     assert verdict(export).sheds >= 2
@@ -289,7 +295,7 @@ def test_a_user_without_rights_is_told_and_exports_all_the_same(dsn: str, sql: S
 
 def test_mariadb_is_governed_too(mysql_dsn: str, mysql_sql: Sql, lake: Path) -> None:
     mysql_sql("CREATE TABLE ids (id int PRIMARY KEY)")
-    mysql_sql("INSERT INTO ids SELECT seq FROM seq_1_to_1600")
+    mysql_sql("INSERT INTO ids SELECT seq FROM seq_1_to_2400")
     mysql_sql("CREATE VIEW slow AS SELECT id, sleep(0.002) AS nothing FROM ids")
     # The export's own sessions are known by their user, so others are another user.
     mysql_sql("CREATE OR REPLACE USER governed@'%' IDENTIFIED BY 'g'")
@@ -297,17 +303,9 @@ def test_mariadb_is_governed_too(mysql_dsn: str, mysql_sql: Sql, lake: Path) -> 
     try:
         schema = mysql_dsn.rpartition("/")[2]
         own = f"mysql://governed:g@{mysql_dsn.rpartition('@')[2]}"
-        export = export_of(own, lake, f"{schema}.slow", 20, cores=4)
-
-        def others() -> None:
-            with load_of_others(mysql_dsn):
-                time.sleep(1.0)
-
-        assert all(outcome.error is None for outcome in run(export, meanwhile=others))
-        looks = entries(export, PressureEntry)
-        loaded = next(number for number, look in enumerate(looks) if look.signals["active_sessions"] >= OTHERS)
-        assert min(look.width for look in looks[loaded : loaded + 3]) < 4
-        assert min(look.width for look in looks) == 1
+        export = export_of(own, lake, f"{schema}.slow", 10, cores=4)
+        run_beside_load(export, mysql_dsn, range(40, 100))
+        check_width(entries(export, PressureEntry))
         assert verdict(export).outcome == "done"
     finally:
         mysql_sql("DROP USER governed@'%'")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rivet_dagster.export import pressure, width
 from rivet_dagster.export.governing import GovernorConfig
-from rivet_dagster.export.pressure import Pressure, PressureModel
+from rivet_dagster.export.pressure import Pressure, PressureModel, together
 from rivet_dagster.export.width import WidthLaw
 from rivet_dagster.sources import vitals
 from rivet_dagster.sources.vitals import Vitals
@@ -184,6 +184,20 @@ def test_the_canary_is_held_against_the_idle_server_and_ignores_noise() -> None:
     assert shares(0.0002, 0.05)[1] == pressure.GENTLE
     assert shares(0.01, 0.017)[1] == pytest.approx(0.5)
     assert shares(0.02, 0.01, 0.017)[2] == pytest.approx(0.5), "a quicker one is the idle server's"
+
+
+def test_looks_of_a_tick_are_taken_together() -> None:
+    looks = [
+        seen(0, {vitals.ACTIVE_SESSIONS: 0, vitals.CANARY: 0.001, vitals.REPLICA_LAG: 9}, {vitals.LOG_WAITS: 1}),
+        seen(1, {vitals.ACTIVE_SESSIONS: 6, vitals.CANARY: 0.9, vitals.REPLICA_LAG: 8}, {vitals.LOG_WAITS: 2}),
+        seen(2, {vitals.ACTIVE_SESSIONS: 3, vitals.CANARY: 0.002, vitals.REPLICA_LAG: 7}, {vitals.LOG_WAITS: 5}, "e"),
+    ]
+    assert together(looks) == seen(
+        2, {vitals.ACTIVE_SESSIONS: 3, vitals.CANARY: 0.002, vitals.REPLICA_LAG: 7}, {vitals.LOG_WAITS: 5}, "e"
+    )
+    assert together(looks[1:2]) == looks[1]
+    without = seen(3, {vitals.ACTIVE_SESSIONS: 1})
+    assert together([*looks, without]).values == {vitals.ACTIVE_SESSIONS: 2.5}, "what is gone is gone"
 
 
 def test_a_limit_of_the_canary_is_a_time() -> None:
