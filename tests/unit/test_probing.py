@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rivet_dagster.errors import SourceError
 from rivet_dagster.sources.probing import LIMITS, Canary, Group, Groups, Lag, Positions
+from tests.support.signals import expected_signals
 
 LOOKS = 60
 
@@ -225,3 +227,20 @@ def test_a_replica_that_has_stopped_for_hours_is_not_forgotten() -> None:
     assert behind == 11_998
     assert positions.take(12_000, 13_000, [(13_000, None)]) == 0
     assert positions.take(12_001, 13_001, [(13_000, None)]) == 0
+
+
+# --------------------------------------------------------------------------------------------------------- docs
+
+
+def test_the_page_on_least_privilege_names_what_is_missing_without_each_right() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/least-privilege.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    missing = [
+        (right, signal)
+        for server in ("postgresql", "postgresql with a standby", "mariadb", "mariadb replica")
+        for signal, right in expected_signals(server, "minimal").items()
+        if right not in ("read", "counted", "none")
+    ]
+    assert len(missing) == 10
+    for right, signal in missing:
+        assert any(f"`{right}`" in row and f"`{signal}`" in row for row in rows), (right, signal)
