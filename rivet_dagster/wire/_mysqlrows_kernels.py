@@ -39,6 +39,10 @@ OUT_OF_ORDER = 4
 UNEXPECTED = 5
 TRUNCATED = 6
 NO_ROW = 7
+LARGE = 8
+
+ANY_SIZE = LARGEST_PAYLOAD
+"""For `scan_packets`, of a first packet: no row is too large."""
 
 _LARGEST_OFFSET = 2**31 - 1
 _END_PACKET = 0xFE
@@ -47,7 +51,9 @@ _TWO_BYTES, _THREE_BYTES, _EIGHT_BYTES = 0xFC, 0xFD, 0xFE
 
 
 @kernel
-def scan_packets(buffer: Bytes, at: int, used: int, sequence: int, rows_wanted: int) -> tuple[int, int, int, int]:
+def scan_packets(
+    buffer: Bytes, at: int, used: int, sequence: int, rows_wanted: int, largest: int
+) -> tuple[int, int, int, int]:
     """Walk the packets of whole rows from `at`, where a packet begins, within the first `used` bytes of `buffer`.
 
     A row counts once all of its packets are there. What follows the last row is looked at, not passed.
@@ -55,17 +61,21 @@ def scan_packets(buffer: Bytes, at: int, used: int, sequence: int, rows_wanted: 
     Args:
         sequence: the number that the next packet must have.
         rows_wanted: the most rows to pass.
+        largest: bytes of payload that the first packet of a row may have. Only its header need be there.
 
     Returns:
         Rows passed, the byte behind them, the number of the packet there, and why the walk stopped: MORE (the next
         packet or row is not wholly there), FULL (all rows that were wanted), END or ERROR (such a packet is wholly
-        there), OUT_OF_ORDER (it has another number), UNEXPECTED (it is none of these, or empty).
+        there), LARGE (the first packet of the next row is larger than `largest`), OUT_OF_ORDER (it has another
+        number), UNEXPECTED (it is none of these, or empty).
     """
     used = min(used, buffer.size)
     sequence &= 255
     rows = 0
     while rows < rows_wanted:
         state = _first_packet(buffer, at, used, sequence)
+        if state == FULL and _payload_length(buffer, at) > largest:
+            state = LARGE
         end = at
         following = sequence
         length = LARGEST_PAYLOAD

@@ -34,12 +34,12 @@ def split_fields(row: memoryview, columns: Sequence[WireColumn]) -> Iterator[mem
         if row[1 + (number + 2) // 8] >> (number + 2) % 8 & 1:
             yield None
             continue
-        begin, size = _bounds(row[at:], column.form)
+        begin, size = field_bounds(row[at:], column.form)
         yield row[at + begin : at + begin + size]
         at += begin + size
 
 
-def _bounds(rest: memoryview, form: Form) -> tuple[int, int]:
+def field_bounds(rest: memoryview, form: Form) -> tuple[int, int]:
     """Bytes before the value that `rest` begins with, and bytes of it; they may be more than there are."""
     if form in _WIDTHS:
         return 0, _WIDTHS[form]
@@ -54,7 +54,7 @@ def refusal(column: WireColumn, rest: bytes | None) -> SourceError:
     """Why a kernel refused the value that the `rest` of a row begins with; None for NULL."""
     if rest is None:
         return unexpected_null(column.field)
-    begin, size = _bounds(memoryview(rest), column.form)
+    begin, size = field_bounds(memoryview(rest), column.form)
     value = rest[begin : begin + size]
     is_whole = len(rest) >= max(begin + size, 1) and not (begin == 1 and size in (0xFB, 0xFF))
     if is_whole and column.form is Form.BYTES:

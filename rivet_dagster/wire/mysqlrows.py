@@ -20,12 +20,27 @@ from rivet_dagster.wire import _mysqlrows_kernels as kernels
 from rivet_dagster.wire._columns import Bytes, Rows
 from rivet_dagster.wire._decoder import BLOCK_ROWS, PageDecoder
 from rivet_dagster.wire._mysqlrows_columns import column_buffers, replacement_counters
-from rivet_dagster.wire._mysqlrows_forms import REASONS, Form, WireColumn, bitmap_bytes
-from rivet_dagster.wire._mysqlrows_kernels import END, ERROR, FULL, MORE, OUT_OF_ORDER, UNEXPECTED, scan_packets
+from rivet_dagster.wire._mysqlrows_forms import LARGEST_PAYLOAD, REASONS, Form, WireColumn, bitmap_bytes
+from rivet_dagster.wire._mysqlrows_kernels import (
+    ANY_SIZE,
+    END,
+    ERROR,
+    FULL,
+    LARGE,
+    MORE,
+    OUT_OF_ORDER,
+    UNEXPECTED,
+    scan_packets,
+)
+from rivet_dagster.wire._mysqlrows_large import LargeRow
 from rivet_dagster.wire._mysqlrows_refusals import split_fields
 from rivet_dagster.wire._refusals import malformed
 
 __all__ = [
+    "ANY_SIZE",
+    "LARGE",
+    "LARGEST_PAYLOAD",
+    "LargeRow",
     "REASONS",
     "Form",
     "RowDecoder",
@@ -154,7 +169,7 @@ def warm() -> None:
     payloads = (bytes(1 + bitmap) + b"".join(value for *_, value in _SAMPLES), b"\0" + b"\xff" * bitmap)
     rows = b"".join(len(payload).to_bytes(3, "little") + b"\0" + payload for payload in payloads)
     page = np.frombuffer(bytearray(rows), np.uint8)
-    scan_packets(page, 0, page.size, 0, 1)
+    scan_packets(page, 0, page.size, 0, 1, ANY_SIZE)
     decoder = RowDecoder(columns, batch_bytes=1 << 20, batch_rows=1 << 10)
     for _ in (*decoder.decode(page, page.size), *decoder.finish()):
         pass

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from rivet_dagster.errors import SourceError
 from rivet_dagster.wire import mysqlrows
-from rivet_dagster.wire.mysqlrows import Form, RowDecoder, WireColumn, scan_packets
+from rivet_dagster.wire.mysqlrows import ANY_SIZE, Form, RowDecoder, WireColumn, scan_packets
 from tests.support.batches import buffers, rows_of_batches
 from tests.support.mysqlrows_decoding import copied
 from tests.support.mysqlrows_encoder import Raw, encode_page, encode_row, encode_text
@@ -428,7 +428,7 @@ def test_packets_are_passed_the_same_whatever_comes_at_a_time(
         come = whole[used : used + size]
         buffer[used : used + len(come)] = np.frombuffer(come, np.uint8)
         used += len(come)
-        found, at, number, state = scan_packets(buffer, at, used, number, wanted)
+        found, at, number, state = scan_packets(buffer, at, used, number, wanted, ANY_SIZE)
         passed += found
         there = sum(edge <= used for edge in edges[1:-1])
         assert found <= wanted

@@ -15,7 +15,7 @@ from rivet_dagster.export.workers import WindowOutcome
 LIMIT = 2 << 20
 
 # What a worker may take beyond what an idle process has: much less than any value that is refused.
-BUDGET = 128 << 20
+BUDGET = 64 << 20
 
 # A small table first, so that everything is loaded and every buffer is there.
 _MEASURED = """

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rivet_dagster.errors import SourceError
-from rivet_dagster.wire.mysqlrows import FULL, MORE, Form, RowDecoder, scan_packets
+from rivet_dagster.wire.mysqlrows import ANY_SIZE, FULL, MORE, Form, RowDecoder, scan_packets
 from tests.support.mysqlrows_decoding import RECORDED, RECORDED_COLUMNS, Columns, copied, decoder
 from tests.support.mysqlrows_encoder import LARGEST, Raw, encode_packets, encode_page, encode_row
 
@@ -86,7 +86,7 @@ def edges_of(page: bytes) -> list[int]:
     """Where each row of a page ends, and 0."""
     buffer, edges, sequence = np.frombuffer(bytearray(page), np.uint8), [0], page[3] if page else 0
     while True:
-        rows, at, sequence, state = scan_packets(buffer, edges[-1], len(page), sequence, 1)
+        rows, at, sequence, state = scan_packets(buffer, edges[-1], len(page), sequence, 1, ANY_SIZE)
         if state == MORE:
             return edges
         assert (rows, state) == (1, FULL)

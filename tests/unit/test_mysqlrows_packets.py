@@ -83,11 +83,16 @@ def test_packets_of_big_rows_are_counted_as_one_row(big_page: bytes) -> None:
         # Up to the middle of the next packet's header nothing changes but at the end of a row.
         for used in (at - 1, at, at + 2):
             whole = [start for start in starts if start <= used]
-            _, stopped, _, state = scan_packets(buffer, 0, min(used, len(big_page)), 250, 100)
+            _, stopped, _, state = scan_packets(buffer, 0, min(used, len(big_page)), 250, 100, mysqlrows.ANY_SIZE)
             assert (stopped, state) == (whole[-1], mysqlrows.MORE)
     assert (rows, packets) == (10, 16)
-    assert scan_packets(buffer, 0, len(big_page), 250, 100) == (10, len(big_page), (250 + 16) % 256, mysqlrows.MORE)
-    assert scan_packets(buffer, 0, len(big_page), 250, 10)[3] == mysqlrows.FULL
+    assert scan_packets(buffer, 0, len(big_page), 250, 100, mysqlrows.ANY_SIZE) == (
+        10,
+        len(big_page),
+        (250 + 16) % 256,
+        mysqlrows.MORE,
+    )
+    assert scan_packets(buffer, 0, len(big_page), 250, 10, mysqlrows.ANY_SIZE)[3] == mysqlrows.FULL
 
 
 STREAM_ROWS = [encode_row(SMALL_FORMS, row) for row in (*SMALL_ROWS, [7, "x" * 300])]
@@ -106,11 +111,11 @@ def test_packets_are_scanned_the_same_however_they_arrive(sequence: int, end: by
     for first in range(len(whole) + 1):
         # What is behind `used` may be anything.
         buffer = np.frombuffer(bytearray(whole[:first] + b"\xee" * 600), np.uint8)
-        rows, at, number, found = scan_packets(buffer, 0, first, sequence, 100)
+        rows, at, number, found = scan_packets(buffer, 0, first, sequence, 100, mysqlrows.ANY_SIZE)
         assert found == (state if first == len(whole) else mysqlrows.MORE)
         assert at <= min(first, last)
         buffer[: len(whole)] = np.frombuffer(whole, np.uint8)
-        more, at, number, found = scan_packets(buffer, at, len(whole), number, 100)
+        more, at, number, found = scan_packets(buffer, at, len(whole), number, 100, mysqlrows.ANY_SIZE)
         assert (rows + more, at, number, found) == (4, last, (sequence + 4) % 256, state)
 
 
@@ -118,11 +123,11 @@ def test_no_more_rows_are_passed_than_were_wanted() -> None:
     whole = np.frombuffer(bytearray(stream(*STREAM_ROWS, STREAM_END)), np.uint8)
     at = 0
     for sequence, row in enumerate(STREAM_ROWS):
-        assert scan_packets(whole, at, whole.size, sequence, 0) == (0, at, sequence, mysqlrows.FULL)
-        found = scan_packets(whole, at, whole.size, sequence, 1)
+        assert scan_packets(whole, at, whole.size, sequence, 0, mysqlrows.ANY_SIZE) == (0, at, sequence, mysqlrows.FULL)
+        found = scan_packets(whole, at, whole.size, sequence, 1, mysqlrows.ANY_SIZE)
         at += 4 + len(row)
         assert found == (1, at, sequence + 1, mysqlrows.FULL)
-    assert scan_packets(whole, at, whole.size, 4, 1) == (0, at, 4, mysqlrows.END)
+    assert scan_packets(whole, at, whole.size, 4, 1, mysqlrows.ANY_SIZE) == (0, at, 4, mysqlrows.END)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +149,7 @@ def test_no_more_rows_are_passed_than_were_wanted() -> None:
 def test_packets_that_are_no_rows_are_told_apart(packet: bytes, state: int) -> None:
     first = stream(STREAM_ROWS[0])
     buffer = np.frombuffer(bytearray(first + packet), np.uint8)
-    assert scan_packets(buffer, 0, buffer.size, 0, 100) == (1, len(first), 1, state)
+    assert scan_packets(buffer, 0, buffer.size, 0, 100, mysqlrows.ANY_SIZE) == (1, len(first), 1, state)
 
 
 def test_the_second_packet_of_a_row_must_have_the_next_number() -> None:
@@ -152,6 +157,6 @@ def test_the_second_packet_of_a_row_must_have_the_next_number() -> None:
     second = 4 + LARGEST
     assert row[second + 3] == 10
     buffer = np.frombuffer(row, np.uint8)
-    assert scan_packets(buffer, 0, buffer.size, 9, 1) == (1, buffer.size, 11, mysqlrows.FULL)
+    assert scan_packets(buffer, 0, buffer.size, 9, 1, mysqlrows.ANY_SIZE) == (1, buffer.size, 11, mysqlrows.FULL)
     row[second + 3] = 9
-    assert scan_packets(buffer, 0, buffer.size, 9, 1) == (0, 0, 9, mysqlrows.OUT_OF_ORDER)
+    assert scan_packets(buffer, 0, buffer.size, 9, 1, mysqlrows.ANY_SIZE) == (0, 0, 9, mysqlrows.OUT_OF_ORDER)

@@ -245,7 +245,7 @@ target = decoder(*columns, replace=True)
 feed(target, encode_page(["bytes"] * len(columns), [[None] * len(columns)]))
 assert len(list(target.finish())) == 1
 feed(decoder(*RECORDED_COLUMNS), RECORDED)
-mysqlrows.scan_packets(paged(RECORDED), 0, len(RECORDED), 30, 100)
+mysqlrows.scan_packets(paged(RECORDED), 0, len(RECORDED), 30, 100, mysqlrows.ANY_SIZE)
 assert sum(map(bool, before.values())) > 5
 assert loaded() == before
 """

@@ -14,6 +14,7 @@ from pymysql import err
 from rivet_dagster.errors import DriftError, SourceError
 from rivet_dagster.sources.base import (
     BatchLimits,
+    Column,
     Key,
     KeyRange,
     KeyText,
@@ -144,7 +145,9 @@ class MysqlSession:
         self._stream = self._stream or ResultStream(Statements(self._connection))
         with translated(f"reading {table.label}"):
             walker = Walker(self._connection, table, key)
-            reader = MysqlWindowReader(self._stream, walker, table, key, limits, self._types, self._be_patient)
+            reader = MysqlWindowReader(
+                self._stream, walker, table, key, limits, self._types, self._limits.max_value_bytes, self._be_patient
+            )
             with slot_held(self._connection, self._limits.slots), self._snapshot(self._stream):
                 yield reader
 
@@ -213,6 +216,7 @@ class MysqlWindowReader:
         key: in whose order.
         limits: where batches end.
         types: what the user wants of the columns' types.
+        most: bytes of a value.
         be_patient: called before a statement that may take as long as the snapshot may last.
     """
 
@@ -224,10 +228,12 @@ class MysqlWindowReader:
         key: Key,
         limits: BatchLimits,
         types: TypeChoices,
+        most: int,
         be_patient: Callable[[], None],
     ) -> None:
         # numba and pyarrow are paid for when reading begins, not when definitions load.
-        from rivet_dagster.sources.mysql.types import readings  # noqa: PLC0415
+        from rivet_dagster.sources.mysql.ceiling import ValueCeiling, wire_order  # noqa: PLC0415
+        from rivet_dagster.sources.mysql.types import arrow_schema, readings  # noqa: PLC0415
         from rivet_dagster.wire.mysqlrows import RowDecoder  # noqa: PLC0415
 
         self._stream = stream
@@ -236,25 +242,28 @@ class MysqlWindowReader:
         self._table = table
         self._key = key
         self._shape = KeyShape(table, key)
-        self._readings = readings(table, types)
+        order, found = wire_order(table, key), readings(table, types)
+        self._readings = [found[number] for number in order]
         columns = [reading.wire_column() for reading in self._readings]
         batch_bytes = max(1, int(limits.wire_bytes * _DENSITY))
         self._decoder = RowDecoder(columns, batch_bytes=batch_bytes, batch_rows=limits.rows)
-        names = [column.name for column in table.columns]
+        names = [table.columns[number].name for number in order]
         self._columns = ", ".join(
             spelled(reading.select, f"t.{quoted(name)}") for name, reading in zip(names, self._readings, strict=True)
         )
         self._key_indices = [names.index(name) for name in key.columns]
-        self._key_writers = [self._writer(index) for index in self._key_indices]
+        self._key_writers = [self._writer(table.column(names[index]), index) for index in self._key_indices]
+        self._ceiling = ValueCeiling(table, columns, key.columns, self._key_indices, self._key_writers, most)
+        self._in_table = [names.index(column.name) for column in table.columns]
         self._announced = 0
         self._began = 0.0
         self._nulls = False
-        self.schema: pa.Schema = self._decoder.schema
+        self.schema: pa.Schema = arrow_schema(table, types)
 
-    def _writer(self, index: int) -> Any:
+    def _writer(self, column: Column, index: int) -> Any:
         import pyarrow as pa  # noqa: PLC0415
 
-        column, reading = self._table.columns[index], self._readings[index]
+        reading = self._readings[index]
         if column.collation and pa.types.is_binary(reading.field.type):
             refuse_type(self._table, column, "binary", "text")
         return key_writer(column, reading.form, text=pa.types.is_string(reading.field.type))
@@ -272,7 +281,7 @@ class MysqlWindowReader:
             ended, running = not self._stream.is_open, time.monotonic() - self._began
         else:
             self._execute(templates.PAGE, span, limit)
-            self._announced = self._stream.take(meanwhile=self._decode_ahead)
+            self._announced = self._stream.take(meanwhile=self._decode_ahead, ceiling=self._ceiling)
             ended, running = self._announced < limit, 0.0
         return Page(self._announced, self._stream.size, time.monotonic() - began, running, ended)
 
@@ -282,7 +291,7 @@ class MysqlWindowReader:
 
     def _next_piece(self, limit: int) -> int:
         if self._stream.is_open:
-            return self._stream.take(limit)
+            return self._stream.take(limit, ceiling=self._ceiling)
         self._stream.end = self._stream.size = 0
         return 0
 
@@ -331,8 +340,16 @@ class MysqlWindowReader:
 
     def decode_page(self) -> Iterator[pa.RecordBatch]:
         """Decode the page; gives batches as they become complete."""
-        yield from self._decoder.decode(self._stream.buffer, self._stream.end)
+        yield from self._as_declared(self._decoder.decode(self._stream.buffer, self._stream.end))
         check_page_rows(self._table, self._decoder.page_rows, self._announced)
+
+    def _as_declared(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Batches with the table's order of columns."""
+        # Not a generator, which would hold a batch for longer than whoever takes it.
+        return map(self._in_order, batches)
+
+    def _in_order(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch.select(self._in_table)
 
     def last_key(self) -> KeyText | None:
         """Key of the page's last row, of one with NULL without its first column; None for a piece."""
@@ -350,7 +367,7 @@ class MysqlWindowReader:
 
     def finish(self) -> Iterator[pa.RecordBatch]:
         """The rows that are left, once the window's last page is decoded."""
-        yield from self._decoder.finish()
+        yield from self._as_declared(self._decoder.finish())
 
     def replaced(self) -> Mapping[tuple[str, str], int]:
         """How many values NULL replaced so far, by column and reason."""

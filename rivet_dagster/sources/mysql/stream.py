@@ -21,6 +21,8 @@ from rivet_dagster.wire import mysqlrows
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from rivet_dagster.sources.mysql.ceiling import ValueCeiling
+
 # Room for a few usual pages. Only what a page fills is memory.
 _FIRST_BYTES = 64 << 20
 _SPARE_BYTES = 64 << 10
@@ -63,6 +65,7 @@ class ResultStream:
         self.end = self.size = 0
         self.is_open = False
         self._used = self._sequence = self._latest = 0
+        self._is_known = False
 
     def execute(self, sql: str, values: Sequence[str | int]) -> tuple[ResultColumn, ...]:
         """Run a statement; gives its columns. `take` gives the rows.
@@ -75,6 +78,7 @@ class ResultStream:
         self.end = self._used = 0
         self._sequence = _FIRST_SEQUENCE
         self.is_open = True
+        self._is_known = False
         self._latest = 0
         count = _length(self._packet())
         if not count:
@@ -84,7 +88,12 @@ class ResultStream:
             raise _broken("no packet ends the descriptions of its columns")
         return columns
 
-    def take(self, rows: int = _ALL_ROWS, meanwhile: Callable[[int], int] | None = None) -> int:
+    def take(
+        self,
+        rows: int = _ALL_ROWS,
+        meanwhile: Callable[[int], int] | None = None,
+        ceiling: ValueCeiling | None = None,
+    ) -> int:
         """Collect up to `rows` further rows; gives how many came, fewer only at the result's end.
 
         Other threads run meanwhile, and one of them may have the statement killed.
@@ -93,34 +102,59 @@ class ResultStream:
             rows: the most that are wanted.
             meanwhile: called while others are on their way, with the number of bytes at the front of `buffer` that
                 are whole rows. Gives the number of those that it has used, which are then no longer there.
+            ceiling: refuses rows by the lengths of their values. None takes values of any size.
 
         Raises:
             pymysql.err.MySQLError: what the server or the connection said.
-            SourceError: RIVET_PROTOCOL_ERROR, RIVET_SOURCE_LOST.
+            SourceError: RIVET_PROTOCOL_ERROR, RIVET_SOURCE_LOST, RIVET_VALUE_TOO_LARGE.
         """
         self._drop(self.end)
         self.size = found = 0
         while True:
-            before = self.end
-            passed, self.end, self._sequence, state = mysqlrows.scan_packets(
-                self.buffer, before, self._used, self._sequence, rows - found
-            )
+            passed, state = self._scan(rows - found, ceiling)
             found += passed
-            self.size += self.end - before
-            if state == mysqlrows.FULL:
+            if found == rows:
                 return found
-            if state == mysqlrows.MORE:
-                if meanwhile is not None and self.end >= _WORTHWHILE_BYTES:
-                    self._drop(meanwhile(self.end))
-                self._receive()
-            elif state == mysqlrows.END:
+            if state == mysqlrows.END:
                 self._finish()
                 return found
-            elif state == mysqlrows.ERROR:
-                self.is_open = False
-                raise _server_error(self.buffer[self.end : self._used].tobytes())
-            else:
-                raise _broken("a packet is out of order" if state == mysqlrows.OUT_OF_ORDER else "a packet is no row")
+            if state in (mysqlrows.MORE, mysqlrows.LARGE) and meanwhile is not None and self.end >= _WORTHWHILE_BYTES:
+                self._drop(meanwhile(self.end))
+            if state == mysqlrows.MORE:
+                self._receive()
+            elif state == mysqlrows.LARGE and ceiling is not None:
+                self._look_into(ceiling)
+            elif state != mysqlrows.FULL:
+                raise self._refusal(state)
+
+    def _scan(self, wanted: int, ceiling: ValueCeiling | None) -> tuple[int, int]:
+        """Pass up to `wanted` rows that have come, or one that was looked into; gives how many, and why not more."""
+        before, largest = self.end, mysqlrows.ANY_SIZE
+        if self._is_known:
+            wanted = 1
+        elif ceiling is not None:
+            largest = ceiling.packet_bytes
+        passed, self.end, self._sequence, state = mysqlrows.scan_packets(
+            self.buffer, before, self._used, self._sequence, wanted, largest
+        )
+        self.size += self.end - before
+        self._is_known = self._is_known and not passed
+        return passed, state
+
+    def _look_into(self, ceiling: ValueCeiling) -> None:
+        """Follow the lengths in the next row as it comes; errors as in `take`."""
+        row = ceiling.next_row()
+        while not row.walk(self.buffer, self.end, self._used):
+            self._receive()
+        ceiling.check(row, self.buffer, self.end)
+        self._is_known = True
+
+    def _refusal(self, state: int) -> Exception:
+        """What stands in the place of a row."""
+        if state == mysqlrows.ERROR:
+            self.is_open = False
+            return _server_error(self.buffer[self.end : self._used].tobytes())
+        return _broken("a packet is out of order" if state == mysqlrows.OUT_OF_ORDER else "a packet is no row")
 
     def _drop(self, size: int) -> None:
         """Move what stands behind the first `size` bytes to the front."""
