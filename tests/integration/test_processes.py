@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +190,19 @@ def exporting(slow: Slow, lake: Path, engine: str) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.parametrize("server", ["slow_in_postgres", "slow_in_mariadb"])
 @pytest.mark.parametrize(
-    ("engine", "number"),
-    [("processes", signal.SIGKILL), ("processes", signal.SIGTERM), ("threads", signal.SIGTERM)],
+    ("server", "engine", "number"),
+    [
+        *product(
+            ("slow_in_postgres", "slow_in_mariadb"),
+            ("processes", "threads"),
+            (signal.SIGTERM,),
+        ),
+        ("slow_in_postgres", "processes", signal.SIGKILL),
+        ("slow_in_mariadb", "processes", signal.SIGKILL),
+        # MariaDB only notices when it has something to send.
+        ("slow_in_postgres", "threads", signal.SIGKILL),
+    ],
 )
 def test_nothing_survives_the_parent(
     server: str, engine: str, number: signal.Signals, request: pytest.FixtureRequest, tmp_path: Path

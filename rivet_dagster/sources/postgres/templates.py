@@ -6,7 +6,8 @@ from typing import Final
 
 # Settings are local to the transaction: nothing leaks into a pooled server connection, and a pooler in
 # transaction mode cannot lose them. row_security = off makes the server refuse a table whose policies would hide
-# rows from this role, instead of hiding them.
+# rows from this role, instead of hiding them. Where the server can tell that its client is gone, it ends the statement
+# of a reader that was killed.
 BEGIN: Final = """
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET LOCAL application_name = {application_name};
@@ -22,7 +23,9 @@ SET LOCAL extra_float_digits = 1;
 SET LOCAL quote_all_identifiers = off;
 SET LOCAL row_security = off;
 SET LOCAL jit = off;
-SET LOCAL max_parallel_workers_per_gather = 0
+SET LOCAL max_parallel_workers_per_gather = 0;
+SELECT set_config('client_connection_check_interval', '1s', true)
+ WHERE current_setting('server_version_num')::int >= 140000 AND version() LIKE '%linux%'
 """
 
 # A page and a walk come from the key's index, whatever the statistics say: no scan of the table, no sort.
