@@ -194,6 +194,24 @@ def test_a_view_that_is_locked_away_hides_its_signals_alone(database: Database) 
 
 
 @pytest.mark.parametrize("database", ONE, indirect=True)
+def test_a_role_with_odd_defaults_sees_the_same(database: Database) -> None:
+    with database.role("pg_read_all_stats") as dsn:
+        for default in (
+            *("datestyle = 'SQL, DMY'", "timezone = 'Asia/Kathmandu'", "intervalstyle = 'sql_standard'"),
+            *("extra_float_digits = -15", "statement_timeout = '1ms'", "search_path = 'nowhere'"),
+            *("enable_indexscan = off", "default_transaction_isolation = 'serializable'"),
+        ):
+            database.sql(f"ALTER ROLE probe_reader SET {default}")
+        with database.probe(dsn, table="n") as probe, database.window():
+            for _ in range(3):
+                seen = probe.look()
+                assert found_signals(seen) == expected_signals("postgresql", "full")
+            assert values(seen, vitals.OWN_SESSIONS) == [1]
+            assert probe.look().epoch == seen.epoch
+        database.sql("ALTER ROLE probe_reader RESET ALL")
+
+
+@pytest.mark.parametrize("database", ONE, indirect=True)
 def test_sessions_that_are_not_tracked_are_not_taken_for_idle(database: Database) -> None:
     with database.probe() as probe, database.holding("SET track_activities = off") as untracked:
         untracked.execute("SELECT 1")

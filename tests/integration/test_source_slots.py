@@ -167,9 +167,13 @@ def test_a_window_that_fails_gives_its_slot_back(place: Place) -> None:
 
 
 def test_never_more_windows_are_open_than_there_are_slots(place: Place) -> None:
-    """Ten sessions that each open five windows, with four slots. The counting is the test's own."""
+    """Ten sessions that each open five windows, with four slots. The counting is the test's own.
+
+    The first windows stay open until there are four of them.
+    """
     lock, open_now, most, done = threading.Lock(), [0], [0], [0]
     turned_away: list[str] = []
+    full = threading.Event()
 
     def read() -> None:
         with place.session(slots=4) as session:
@@ -180,6 +184,9 @@ def test_never_more_windows_are_open_than_there_are_slots(place: Place) -> None:
                         with lock:
                             open_now[0] += 1
                             most[0] = max(most[0], open_now[0])
+                            if open_now[0] == 4:
+                                full.set()
+                        assert full.wait(30)
                         time.sleep(0.01)
                         with lock:
                             open_now[0] -= 1

@@ -17,6 +17,7 @@ from rivet_dagster.sources.postgres import probe_templates, templates
 from rivet_dagster.sources.postgres.connect import application_name, connect, server_facts
 from rivet_dagster.sources.postgres.failures import last_words, translated
 from rivet_dagster.sources.postgres.keys import KeyShape, key_text
+from rivet_dagster.sources.postgres.session import begin_transaction
 from rivet_dagster.sources.probing import CANARIES, LIMITS, Canary, Group, Groups, Lag, Positions, seen_of
 from rivet_dagster.sources.vitals import Vitals
 
@@ -93,14 +94,14 @@ class PostgresProbe:
             self.close()
             raise
 
-    def _begin(self) -> sql.Composed:
-        assert self._connection is not None
-        return sql.SQL(probe_templates.BEGIN).format(
+    def _begin(self, connection: psycopg.Connection[tuple[Any, ...]], settings: LiteralString = "") -> None:
+        begin = sql.SQL(probe_templates.BEGIN).format(
             application_name=self._name(),
             statement_timeout_ms=sql.Literal(round(LIMITS.statement_timeout_s * 1000)),
             lock_timeout_ms=sql.Literal(round(LIMITS.lock_timeout_s * 1000)),
             idle_in_transaction_timeout_ms=sql.Literal(round(LIMITS.idle_in_transaction_timeout_s * 1000)),
         )
+        begin_transaction(connection, begin + sql.SQL(";" + settings if settings else ""))
 
     def _name(self) -> sql.Literal:
         assert self._connection is not None
@@ -110,8 +111,9 @@ class PostgresProbe:
     def _transaction(
         self, connection: psycopg.Connection[tuple[Any, ...]], settings: LiteralString = ""
     ) -> Iterator[None]:
+        """A transaction with the settings of looks and with `settings`; a statement may end it itself."""
         try:
-            connection.execute(self._begin() + sql.SQL(";" + settings if settings else ""))
+            self._begin(connection, settings)
             yield
         except psycopg.Error as exc:
             raise last_words(exc, connection.pgconn) from None
@@ -138,24 +140,20 @@ class PostgresProbe:
             yield Group(name, statement, signals, f"SELECT on {view}")
 
     def _ask(self, groups: Sequence[Group]) -> Mapping[str, Any]:
-        """One round trip: a transaction around one statement."""
+        """Two round trips: one to begin, and one for all there is, with the transaction's end."""
         assert self._connection is not None
         joined = sql.SQL(" CROSS JOIN ").join(
             sql.SQL(probe_templates.GROUP).format(statement=group.statement, name=sql.Identifier(group.name))
             for group in groups
         )
-        look = self._begin() + sql.SQL(";") + sql.SQL(probe_templates.LOOK).format(groups=joined)
+        look = sql.SQL(probe_templates.LOOK).format(groups=joined)
         connection = self._connection
-        with translated("looking how it is"), connection.cursor(row_factory=dict_row) as cursor:
-            try:
-                cursor.execute(look)
-                while cursor.description is None and cursor.nextset():
-                    pass
-                return cursor.fetchone() or {}
-            except psycopg.Error as exc:
-                with suppress(psycopg.Error):
-                    connection.rollback()
-                raise last_words(exc, connection.pgconn) from None
+        with (
+            translated("looking how it is"),
+            self._transaction(connection),
+            connection.cursor(row_factory=dict_row) as c,
+        ):
+            return c.execute(look).fetchone() or {}
 
     # ------------------------------------------------------------------------------------------- signals
 

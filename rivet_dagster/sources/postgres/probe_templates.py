@@ -17,6 +17,8 @@ SET LOCAL lock_timeout = {lock_timeout_ms};
 SET LOCAL idle_in_transaction_session_timeout = {idle_in_transaction_timeout_ms};
 SET LOCAL search_path = pg_catalog;
 SET LOCAL timezone = 'UTC';
+SET LOCAL datestyle = 'ISO';
+SET LOCAL extra_float_digits = 1;
 SET LOCAL row_security = off;
 SET LOCAL jit = off;
 SET LOCAL join_collapse_limit = 1;
@@ -24,7 +26,8 @@ SET LOCAL from_collapse_limit = 1;
 SET LOCAL max_parallel_workers_per_gather = 0
 """
 
-# Everything in one statement: each group is a row.
+# Everything in one statement: each group is a row. With the transaction's end the role's own settings are back, before
+# the driver reads what it has got: no value is of a type that they would change.
 LOOK: Final = "SELECT * FROM {groups}; ROLLBACK"
 GROUP: Final = "({statement}) AS {name}"
 
@@ -126,15 +129,15 @@ SELECT greatest(0, least(
 """
 
 CHECKPOINTS: Final = """
-SELECT num_requested + restartpoints_req AS checkpoints_requested, stats_reset AS checkpoints_since
+SELECT num_requested + restartpoints_req AS checkpoints_requested, stats_reset::text AS checkpoints_since
   FROM pg_stat_checkpointer
 """
 OLDER_CHECKPOINTS: Final = """
-SELECT checkpoints_req AS checkpoints_requested, stats_reset AS checkpoints_since FROM pg_stat_bgwriter
+SELECT checkpoints_req AS checkpoints_requested, stats_reset::text AS checkpoints_since FROM pg_stat_bgwriter
 """
 
 DATABASE: Final = """
-SELECT conflicts, stats_reset AS database_since, pg_postmaster_start_time() AS server_since
+SELECT conflicts, stats_reset::text AS database_since, pg_postmaster_start_time()::text AS server_since
   FROM pg_stat_database WHERE datname = current_database()
 """
 

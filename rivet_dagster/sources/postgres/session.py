@@ -168,7 +168,7 @@ def _snapshot(
         idle_in_transaction_timeout_ms=sql.Literal(round(limits.idle_in_transaction_timeout_s * 1000)),
     )
     try:
-        _begin(connection, begin)
+        begin_transaction(connection, begin)
         if steered:
             connection.execute(templates.STEER)
         yield
@@ -178,7 +178,7 @@ def _snapshot(
         _end(connection)
 
 
-def _begin(connection: psycopg.Connection[tuple[Any, ...]], begin: sql.Composed) -> None:
+def begin_transaction(connection: psycopg.Connection[tuple[Any, ...]], begin: sql.Composed) -> None:
     """Open the transaction, also for a role whose own statement time-out leaves hardly the time to change it."""
     for tries_left in reversed(range(_BEGIN_TRIES)):
         try:
