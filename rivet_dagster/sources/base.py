@@ -284,8 +284,8 @@ class SourceLimits:
         connect_timeout_s: an attempt to connect.
         snapshot_s: a window's snapshot, and so the one statement that reads a table as a whole.
         max_value_bytes: a value of more bytes on the wire is refused before this process holds it.
-        slots: how many connections may read from this server at the same time, over all processes and machines; None
-            does not count them.
+        slots: how many connections may read from this server (on PostgreSQL: from this database) at the same time, over
+            all processes and machines; None does not count them.
     """
 
     statement_timeout_s: float = 30.0
