@@ -259,6 +259,17 @@ def test_sessions_of_others_are_counted_also_of_the_same_user(database: Database
         settled(probe, ACTIVITY, [0, 0])
 
 
+def test_between_the_statements_of_a_transaction_a_session_is_at_work(database: Database) -> None:
+    with database.probe() as probe, database.holding("SELECT * FROM n FOR UPDATE") as holder, holder.cursor() as cursor:
+        seen = set()
+        for _ in range(10):
+            cursor.execute("SELECT 1")
+            seen.add(probe.look().values[vitals.ACTIVE_SESSIONS])
+        assert 1 in seen
+        time.sleep(0.2)
+        settled(probe, ACTIVITY, [0, 0])
+
+
 def test_our_own_running_statements_are_not_the_load_of_others(database: Database) -> None:
     """A page whose rows nobody takes: with the rights of a superuser, and with none."""
     database.sql("CREATE TABLE wide (id int PRIMARY KEY, v longtext)")

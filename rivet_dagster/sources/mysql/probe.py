@@ -120,7 +120,8 @@ class MysqlProbe:
             template.format(status=status, sessions=sessions)
             for template in (probe_templates.STATUS, probe_templates.SESSIONS)
         )
-        transactions = probe_templates.TRANSACTIONS.format(sessions=sessions)
+        spoke = probe_templates.MARIADB_SPOKE if mariadb else probe_templates.MYSQL_SPOKE
+        transactions = probe_templates.TRANSACTIONS.format(sessions=sessions, spoke=spoke)
         yield Group("status", status, _STATUS, "SELECT on the server's status")
         yield Group("limits", probe_templates.LIMITS, (vitals.CONNECTION_ROOM,), "reading system variables")
         yield Group("sessions", listed, (vitals.ACTIVE_SESSIONS, vitals.OWN_SESSIONS), _PROCESS)
@@ -216,7 +217,8 @@ class MysqlProbe:
 def _sessions(row: Mapping[str, Any]) -> dict[str, float]:
     values = {}
     if row.get("threads_running") is not None and row.get("own_running") is not None:
-        values[vitals.ACTIVE_SESSIONS] = max(0.0, float(row["threads_running"]) - float(row["own_running"]))
+        running = float(row["threads_running"]) - float(row["own_running"])
+        values[vitals.ACTIVE_SESSIONS] = max(0.0, running, float(row.get("others_at_work") or 0))
     if row.get("own_running") is not None:
         idle = float(row.get("own_snapshots") or 0) - float(row.get("own_running_snapshots") or 0)
         values[vitals.OWN_SESSIONS] = max(0.0, float(row["own_running"]) - 1) + idle  # this one runs, too

@@ -49,21 +49,27 @@ SELECT COALESCE(SUM(p.COMMAND <> 'Sleep' AND {_OURS.format(text="p.INFO")}), 0) 
   FROM {{sessions}} AS p
 """  # noqa: S608
 MARIADB_SESSIONS: Final = "information_schema.PROCESSLIST"
+# Whether a session that waits for its client has spoken a moment ago; MySQL only counts whole seconds.
+MARIADB_SPOKE: Final = "p.TIME_MS < 50"
+MYSQL_SPOKE: Final = "p.TIME = 0"
 # It stops no other session for its looking, but older servers, and those without the performance schema, have it not.
 MYSQL_SESSIONS: Final = "performance_schema.processlist"
 
 # Times of transactions are the server's local ones, whatever the session's time zone is. What this package reads waits
-# for no row lock, and others never wait for one of its. InnoDB makes its list anew for whoever asks after nobody has
+# for no row lock, and others never wait for one of its. Between two statements of a transaction a session is at work,
+# too: where processors are short, its next statement has come and waits to be noticed. InnoDB makes its list anew for whoever asks after nobody has
 # for a tenth of a second.
 TRANSACTIONS: Final = f"""
 SELECT COALESCE(MAX(CASE WHEN t.ours THEN 0 ELSE t.age END), 0) AS oldest_transaction_s,
        COALESCE(MAX(CASE WHEN t.ours THEN t.age ELSE 0 END), 0) AS own_transaction_s,
        COALESCE(SUM(t.ours), 0) AS own_snapshots,
        COALESCE(SUM(t.ours AND t.is_running), 0) AS own_running_snapshots,
-       COALESCE(SUM(NOT t.ours AND t.is_waiting), 0) AS row_waiters
+       COALESCE(SUM(NOT t.ours AND t.is_waiting), 0) AS row_waiters,
+       COALESCE(SUM(NOT t.ours AND t.at_work), 0) AS others_at_work
   FROM (SELECT GREATEST(0, TIMESTAMPDIFF(MICROSECOND, x.trx_started,
                                          CONVERT_TZ(UTC_TIMESTAMP(6), '+00:00', 'SYSTEM')) / 1e6) AS age,
                x.trx_state = 'LOCK WAIT' AS is_waiting,
+               COALESCE(p.COMMAND <> 'Sleep' OR {{spoke}}, 0) AS at_work,
                COALESCE(p.COMMAND <> 'Sleep', 0) AND {_OURS.format(text="p.INFO")} AS is_running,
                COALESCE(x.trx_is_read_only AND p.USER = {_ME}, 0) OR {_OURS.format(text="p.INFO")} AS ours
           FROM information_schema.INNODB_TRX AS x
