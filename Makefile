@@ -14,7 +14,7 @@ PREVIOUS_PYARROW := 25.0.1
 PREVIOUS := $(VENV)/previous-pyarrow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui engine services test test-nightly check format bench screenshots clean
+.PHONY: help demo ui engine services test test-nightly check format bench bench-governor screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ format: $(STAMP) ## rewrite the sources in the house style
 bench: .bench/.installed ## compare with rivals and with limits (half an hour; BENCH_ARGS=--help lists sections)
 	-@sh tests/services.sh mariadb-server # without it, the sections of MariaDB fail, and say so
 	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+
+bench-governor: $(STAMP) services ## measure what the governor saves others on a loaded server (a quarter of an hour)
+	$(BIN)/python -m tests.benchmarks.governor --report docs/reference/governor.md $(BENCH_ARGS)
 
 screenshots: $(STAMP) ## take the pictures of the docs from the demo (needs Chromium)
 	$(BIN)/python -m docs.screenshots

@@ -19,6 +19,7 @@ from rivet_dagster.checks import Checks, build_rivet_checks
 from rivet_dagster.component_schema import TEMPLATE, ExportsSchema, ModelSchema, with_exact_schema
 from rivet_dagster.errors import ConfigError
 from rivet_dagster.export.config import ExportConfig
+from rivet_dagster.export.governing import GovernorConfig
 from rivet_dagster.export.names import plain_name
 from rivet_dagster.resources import RivetResource
 from rivet_dagster.scaffolding import RivetExportScaffolder
@@ -259,6 +260,16 @@ AutomationField = Annotated[
         examples=[{"extend": {"minimum_rows": 100000}, "reload": {"drifted_windows": 5}}],
     ),
 ]
+GovernorField = Annotated[
+    "GovernorConfig | None",
+    dg.Resolver(
+        _declared(GovernorConfig),
+        model_field_type=Annotated[Any, ModelSchema(GovernorConfig)] | None,
+        inject_before_resolve=False,
+        description="How the source is taken care of: its load, replicas and connections, quiet hours, slots.",
+        examples=[{"cores": 16, "slots": 4}],
+    ),
+]
 ChecksField = Annotated[
     "Checks | None",
     dg.Resolver(
@@ -311,6 +322,7 @@ class RivetExportComponent(dg.Component, dg.Resolvable):
     op: OpField = None
     automation: AutomationField = None
     checks: ChecksField = None
+    governor: GovernorField = None
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
@@ -358,6 +370,7 @@ class RivetExportComponent(dg.Component, dg.Resolvable):
             workers=self.workers,
             engine=self.engine,
             spool_dir=self.spool_dir,
+            governor=self.governor,
         )
         translator = _ComponentTranslator(self)
         defs = dg.Definitions(

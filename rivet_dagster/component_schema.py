@@ -99,7 +99,7 @@ def with_exact_schema(model: type[BaseModel]) -> type[BaseModel]:
         @classmethod
         def model_json_schema(cls, *args: Any, **options: Any) -> _Schema:
             schema = cast(_Schema, super().model_json_schema(*args, **options))
-            for name in ("workers", "exports", "export", "translation", "op", "automation", "checks"):
+            for name in ("workers", "exports", "export", "translation", "op", "automation", "checks", "governor"):
                 field = schema["properties"].get(name, {})
                 kinds = field.get("anyOf", [])
                 rest = [each for each in kinds if each.get("type") not in {"string", "null"}]

@@ -14,6 +14,7 @@ from rivet_dagster.component import (
     AutomationField,
     ChecksField,
     DestinationField,
+    GovernorField,
     OpField,
     RivetExportComponent,
     SourceField,
@@ -69,6 +70,7 @@ class RivetSchemaComponent(dg.StateBackedComponent, dg.Resolvable):
     op: OpField = None
     automation: AutomationField = None
     checks: ChecksField = None
+    governor: GovernorField = None
     defs_state: ResolvedDefsStateConfig = field(default_factory=DefsStateConfigArgs.local_filesystem)
 
     @classmethod
@@ -109,4 +111,5 @@ class RivetSchemaComponent(dg.StateBackedComponent, dg.Resolvable):
             op=self.op,
             automation=self.automation,
             checks=self.checks,
+            governor=self.governor,
         ).build_defs(context)

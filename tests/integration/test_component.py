@@ -274,6 +274,16 @@ def test_declarations_of_the_docs_are_sound(project: Project) -> None:
     assert isinstance(whole.partition_mapping, dg.AllPartitionMapping)
 
 
+def test_a_governor_is_declared_beside_the_assets(project: Project) -> None:
+    project.declare(declaration(more="  governor: {cores: 8, quiet_hours: [{begin: '08:00', end: '09:00'}]}\n"))
+    (resource,) = (each for name, each in (project.load().resources or {}).items() if name.startswith("rivet_"))
+    assert resource.governor == {"cores": 8, "quiet_hours": [{"begin": "08:00", "end": "09:00"}]}
+    project.declare(declaration(more="  governor: {cores: none, width: 3}\n"))
+    what = str(reason(project))
+    assert "- attributes.governor.cores: Input should be a valid integer" in what
+    assert "- attributes.governor.width: Extra inputs are not permitted" in what
+
+
 def test_checks_are_declared_beside_the_assets(project: Project) -> None:
     more = "  checks: {integrity: full, reconcile: null, severity: WARN}\n  op: {pool: shop_db}\n"
     project.declare(declaration("[{table: public.orders, translation: {key: raw/orders}}]", more))

@@ -110,13 +110,15 @@ def slug_of(title: str) -> str:
     [
         ("declare-in-yaml.md", ["Automation", "Extension", "Reload", "Schedule", "Checks"]),
         ("declare-in-python.md", ["RivetRunConfig", "RivetPlanConfig"]),
+        ("govern-an-export.md", ["GovernorConfig", "QuietHours", "CriticalLoad", "HttpVeto"]),
     ],
 )
 def test_pages_name_every_field_of_what_they_explain(page: str, models: list[str]) -> None:
     from rivet_dagster import automation, checks, run_config
+    from rivet_dagster.export import governing
 
     text = (ROOT / "docs/how-to" / page).read_text()
-    explained = {**vars(automation), **vars(checks), **vars(run_config)}
+    explained = {**vars(automation), **vars(checks), **vars(run_config), **vars(governing)}
     fields = {name for model in models for name in explained[model].model_fields}
     assert fields
     assert [name for name in sorted(fields) if f"`{name}`" not in text] == []

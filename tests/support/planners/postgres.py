@@ -25,7 +25,7 @@ _TOLD = {
     "auto_explain.log_timing": "off",
 }
 
-_ABOUT_TABLES = re.compile(r"\bpg_(class|stats|type|attribute|collation)\b")
+_ABOUT_TABLES = re.compile(r"\bpg_(class|stats|type|attribute|collation)\b|\bset_config\b")
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def session_of(
 
 
 class Plans:
-    """Plans of the statements that a session runs on tables, as they ran; not of those on catalogs."""
+    """Plans of the statements that a session runs on tables, as they ran; not of those on catalogs and settings."""
 
     def __init__(self, session: PostgresSession) -> None:
         self._found: list[dict[str, Any]] = []
