@@ -52,8 +52,9 @@ test: services check $(PREVIOUS)/.installed-$(PREVIOUS_PYARROW) ## lint, type-ch
 test-nightly: services $(STAMP) ## export hundreds of random tables from each PostgreSQL server and from MariaDB (minutes)
 	RIVET_TEST_SCHEMAS=300 RIVET_TEST_SEED=$${RIVET_TEST_SEED:-random} \
 		$(BIN)/python -m pytest tests/property/test_postgres_roundtrip.py tests/property/test_mysql_roundtrip.py -s $(PYTEST_ARGS)
-	RIVET_TEST_CRASHES=all RIVET_TEST_KILLS=200 RIVET_TEST_PLANS=20 $(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile \
-		tests/crash tests/property/test_planners.py $(PYTEST_ARGS)
+	RIVET_TEST_CRASHES=all RIVET_TEST_KILLS=200 RIVET_TEST_PLANS=20 RIVET_TEST_SLOT_PROCESSES=20 \
+		$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile \
+		tests/crash tests/property/test_planners.py tests/integration/test_governed_exports.py $(PYTEST_ARGS)
 
 check: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .

@@ -47,7 +47,7 @@ _MARIADB_ROWS = (
     "CREATE VIEW ledger AS SELECT id, md5(repeat(id, 2000)) AS digest FROM base",
 )
 # What an idle source's export is timed on.
-_IDLE_ROWS = 400_000
+_IDLE_ROWS = 300_000
 _WINDOW_ROWS = 20_000
 
 
@@ -177,7 +177,9 @@ class Rides:
         table = self._source.table
         windows: dict[str, Any] = {"columns": ["id"], "rows": _WINDOW_ROWS}
         arguments = ["--source", self._source.dsn, "--table", table, "--to", str(lake), "--json"]
-        arguments += ["--workers", str(self._workers), "--governor", json.dumps(self._governor)]
+        # An idle source has the usual governor: one that looks more often costs more.
+        governor = self._governor if rows is None else {}
+        arguments += ["--workers", str(self._workers), "--governor", json.dumps(governor)]
         if rows is not None:
             schema = table.partition(".")[0]
             windows = {"columns": ["id"], "rows": _WINDOW_ROWS}

@@ -88,6 +88,30 @@ def test_plan_export_complete(location: Location, dsn: str, lake: Path) -> None:
     assert exported_rows(lake / "public.orders") == source_rows(dsn, "public.orders", "id")
 
 
+def observed(location: Location) -> list[dg.AssetObservation]:
+    records = location.instance.fetch_observations(KEY, limit=100).records
+    return [record.asset_observation for record in reversed(records) if record.asset_observation]
+
+
+def test_every_run_is_observed_with_its_journal(
+    location: Location, monkeypatch: pytest.MonkeyPatch, lake: Path, dsn: str
+) -> None:
+    location.materialize("plan")
+    monkeypatch.setenv("RIVET_FAULT", "after_page@g1-w000003:1:raise")
+    runs = [location.export()]
+    monkeypatch.delenv("RIVET_FAULT")
+    runs.append(location.export())
+    for run, observation, outcome in zip(runs, observed(location), ("failed", "done"), strict=True):
+        assert observation.partition is None
+        assert observation.metadata["rivet/run_outcome"].value == outcome
+        assert "data:image/svg+xml;base64," in str(observation.metadata["rivet/run_timeline"].value)
+        journal = Path(str(observation.metadata["rivet/run_journal"].value).removeprefix("file://"))
+        assert journal == lake / f"public.orders/journal/{run.run_id}.jsonl"
+        assert dsn not in journal.read_text()
+        assert '"governed":true' in journal.read_text()
+    assert observed(location)[1].metadata["rivet/run_rows"].value == 3250
+
+
 def test_bounds_and_rows_stay_out_of_events(location: Location) -> None:
     location.materialize("plan")
     location.export()
