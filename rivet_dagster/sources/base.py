@@ -16,7 +16,7 @@ from rivet_dagster.errors import SourceError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from rivet_dagster.sources.vitals import Probe
+    from rivet_dagster.sources.vitals import Identity, Probe
 
 Unrepresentable = Literal["error", "null", "text"]
 
@@ -402,6 +402,10 @@ class Source(Protocol):
 
     def probe(self, table: Table | None = None, key: Key | None = None) -> Probe:
         """Look how the server is; connects when it is first looked. Rows of `table` by `key` are the canary's."""
+        ...
+
+    def identity(self) -> Identity:
+        """As whom it is read, and what that user may do: a connection and a short statement or two."""
         ...
 
     def warm(self) -> None:

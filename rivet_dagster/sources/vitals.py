@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from rivet_dagster.sources.base import ServerFacts
 
 ACTIVE_SESSIONS: Final = "active_sessions"
-"""Sessions of others that run a statement at this moment. This package's own are left out."""
+"""Sessions of others that are at work: that run a statement, or are between two of a transaction for some milliseconds.
+
+This package's own are left out.
+"""
 WAITING_SESSIONS: Final = "waiting_sessions"
 """Of these, the ones that wait for storage or for the server's own locks (PostgreSQL)."""
 BLOCKED_SESSIONS: Final = "blocked_sessions"
@@ -65,6 +68,23 @@ class Vitals:
     counters: Mapping[str, float] = field(default_factory=dict)
     epoch: str = ""
     unseen: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """As whom, and how, a source is talked to.
+
+    Attributes:
+        user: as the server knows them.
+        encrypted: whether the connection is under TLS.
+        rights: what the user may do beside reading single tables, in the server's own words.
+        excessive: of these, the ones that no export needs.
+    """
+
+    user: str
+    encrypted: bool
+    rights: tuple[str, ...] = ()
+    excessive: tuple[str, ...] = ()
 
 
 class Probe(Protocol):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from rivet_dagster.sources.mysql.probe import MysqlProbe
+    from rivet_dagster.sources.vitals import Identity
 
 
 def warm() -> None:
@@ -57,6 +58,12 @@ class MysqlSource:
         from rivet_dagster.sources.mysql.probe import MysqlProbe  # noqa: PLC0415 (most exports need none)
 
         return MysqlProbe(self._address, table, key)
+
+    def identity(self) -> Identity:
+        """As whom it is read, and what that user may do."""
+        from rivet_dagster.sources.mysql.identity import identity_of  # noqa: PLC0415 (most exports need none)
+
+        return identity_of(self._address, self._limits)
 
     def warm(self) -> None:
         """Load the compiled code that reading needs."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from rivet_dagster.sources.postgres.probe import PostgresProbe
+    from rivet_dagster.sources.vitals import Identity
 
 
 def warm() -> None:
@@ -57,6 +58,12 @@ class PostgresSource:
         from rivet_dagster.sources.postgres.probe import PostgresProbe  # noqa: PLC0415 (most exports need none)
 
         return PostgresProbe(self._params, table, key)
+
+    def identity(self) -> Identity:
+        """As whom it is read, and what that user may do."""
+        from rivet_dagster.sources.postgres.identity import identity_of  # noqa: PLC0415 (most exports need none)
+
+        return identity_of(self._params, self._limits)
 
     def warm(self) -> None:
         """Load the compiled code that reading needs."""
