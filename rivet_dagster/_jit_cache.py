@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from contextlib import suppress
 from functools import cache
@@ -34,14 +35,30 @@ def kernel_folder(module_file: str, subfolder: str) -> str | None:
     return str(folder)
 
 
+def is_compiled(module_file: Path) -> bool:
+    """Whether code of a module is kept anywhere that this interpreter would find it. Nothing is loaded or written.
+
+    Code that is older than the module is of an earlier version of it, and is not counted.
+    """
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    folders = [Path(chosen)] if chosen else [module_file.parent / "__pycache__", *_shared_places()]
+    pattern = f"{module_file.stem}.*.py{sys.version_info.major}{sys.version_info.minor}.nbi"
+    since = module_file.stat().st_mtime
+    return any(file.stat().st_mtime >= since for folder in folders for file in folder.rglob(pattern))
+
+
+def _shared_places() -> tuple[Path, Path]:
+    """The user's cache folder, and the one below the temporary folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "rivet_dagster", Path(tempfile.gettempdir()) / f"rivet_dagster-{os.getuid()}"
+
+
 @cache
 def _shared_folder() -> Path:
     """The user's cache folder; or one below the temporary folder, if it is certain that nobody else writes to it."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    shared = Path(home) / "rivet_dagster"
+    shared, temporary = _shared_places()
     if _is_writable(shared):
         return shared
-    temporary = Path(tempfile.gettempdir()) / f"rivet_dagster-{os.getuid()}"
     with suppress(OSError):
         temporary.mkdir(mode=0o700, exist_ok=True)
     # Code is loaded from here: a folder that somebody else made, or may write to, is a way to run theirs.

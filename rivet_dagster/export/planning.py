@@ -167,7 +167,7 @@ def _next(
     wish: Wish,
     plan: Plan,
 ) -> PlanSegment:
-    key = _same_key(plan, table, planner, config)
+    key = resumed_key(plan, table, planner, config)
     check_drift(plan, columns)
     windows = len(plan.windows)
     head = plan.head.model_copy(
@@ -183,8 +183,13 @@ def _next(
     return _with_windows(head, planner, ground, config, wish)
 
 
-def _same_key(plan: Plan, table: Table, planner: Planner, config: ExportConfig) -> Key:
-    """The planned order, if it is the one that is asked for; whatever is best now, where nothing is asked for."""
+def resumed_key(plan: Plan, table: Table, planner: Planner, config: ExportConfig) -> Key:
+    """The planned order, if it is the one that is asked for; whatever is best now, where nothing is asked for.
+
+    Raises:
+        PlanError: RIVET_PLAN_MISMATCH.
+        SourceError: as in `planned_key`.
+    """
     windows = config.windows
     asks = windows.type != "keyset" or windows.columns is not None
     asked = planner.order(table).columns if asks else plan.head.key

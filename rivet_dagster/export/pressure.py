@@ -134,6 +134,13 @@ class PressureModel:
         """What was said last."""
         return self._last
 
+    def limit_of(self, name: str) -> float | None:
+        """What is full load by a signal, as far as is known now; None for one that says nothing of load."""
+        if name == vitals.CANARY and name not in self._limits:
+            baseline = self._baseline
+            return None if baseline is None else baseline + CANARY_FLOOR_S + _canary_span(baseline)
+        return self._limits.get(name)
+
     def observe(self, seen: Vitals | None) -> Pressure:
         """Take a look's readings; None for one that failed."""
         if seen is None:
@@ -177,4 +184,9 @@ class PressureModel:
     def _canary_share(self, seconds: float) -> float:
         """The first look, before this export reads, is what an idle server takes; a quicker one later is, too."""
         baseline = self._baseline = min(seconds, self._baseline if self._baseline is not None else seconds)
-        return (seconds - baseline - CANARY_FLOOR_S) / (CANARY_TOLERANCE * max(baseline, CANARY_FLOOR_S))
+        return (seconds - baseline - CANARY_FLOOR_S) / _canary_span(baseline)
+
+
+def _canary_span(baseline: float) -> float:
+    """Seconds from the canary's first sign of load to full load."""
+    return CANARY_TOLERANCE * max(baseline, CANARY_FLOOR_S)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rivet_dagster.errors import ConfigError, SourceError
 from rivet_dagster.sources.base import ASSUMED_ROW_BYTES, NO_KEY, Index, Key, Table
 
-# What a server sends, this process writes and a network carries without haste.
-_USUAL_BYTES_A_SECOND = 50 << 20
+USUAL_BYTES_A_SECOND = 50 << 20
+"""What a server sends, this process writes and a network carries without haste."""
 
 
 def choose_key(table: Table, columns: Sequence[str] | None) -> Key:
@@ -145,5 +145,5 @@ def _whole_seconds(table: Table) -> str:
     """How long reading a table by one statement takes, in words."""
     if table.estimated_rows is None:
         return "an unknown time"
-    seconds = table.estimated_rows * (table.average_row_bytes or ASSUMED_ROW_BYTES) / _USUAL_BYTES_A_SECOND
+    seconds = table.estimated_rows * (table.average_row_bytes or ASSUMED_ROW_BYTES) / USUAL_BYTES_A_SECOND
     return f"about {max(1, round(seconds))} s"
