@@ -467,4 +467,5 @@ def orderly_stop(
 
 
 from rivet_dagster import cli_journal as _cli_journal  # noqa: E402, F401 (more commands, which need what is above)
+from rivet_dagster import cli_preflight as _cli_preflight  # noqa: E402, F401 (as above)
 from rivet_dagster import cli_upkeep as _cli_upkeep  # noqa: E402, F401 (more commands, which need what is above)
