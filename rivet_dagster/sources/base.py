@@ -284,6 +284,7 @@ class SourceLimits:
         connect_timeout_s: an attempt to connect.
         snapshot_s: a window's snapshot, and so the one statement that reads a table as a whole.
         max_value_bytes: a value of more bytes on the wire is refused before this process holds it.
+        page_bytes: a page that would be larger is given up, unless it is a single row; None for no limit.
         slots: how many connections may read from this server (on PostgreSQL: from this database) at the same time, over
             all processes and machines; None does not count them.
     """
@@ -294,6 +295,7 @@ class SourceLimits:
     connect_timeout_s: float = 10.0
     snapshot_s: float = 900.0
     max_value_bytes: int = 256 << 20
+    page_bytes: int | None = None
     slots: int | None = None
 
 
@@ -430,6 +432,30 @@ def check_page_rows(table: Table, held: int, announced: int) -> None:
             "It is tried again on a new connection.",
             retryable=True,
         )
+
+
+class PageTooLarge(SourceError):  # noqa: N818 (as the other errors say what is so)
+    """`RIVET_PAGE_TOO_LARGE`: a page was given up, since it would have been larger than `SourceLimits.page_bytes`.
+
+    Args:
+        rows: of the page, up to the one that was too much.
+        wire_bytes: bytes of these rows, as far as they are known.
+        most: bytes that a page may have.
+    """
+
+    def __init__(self, rows: int, wire_bytes: int, most: int) -> None:
+        super().__init__(
+            "RIVET_PAGE_TOO_LARGE",
+            f"A page was given up at {wire_bytes} bytes, its first {rows} rows, where {most} may be held.",
+            "Its window is read again at once, by fewer rows a page.",
+            retryable=True,
+        )
+        self.rows = rows
+        self.wire_bytes = wire_bytes
+        self.most = most
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (PageTooLarge, (self.rows, self.wire_bytes, self.most))
 
 
 def no_slot(slots: int) -> SourceError:

@@ -146,7 +146,7 @@ class MysqlSession:
         with translated(f"reading {table.label}"):
             walker = Walker(self._connection, table, key)
             reader = MysqlWindowReader(
-                self._stream, walker, table, key, limits, self._types, self._limits.max_value_bytes, self._be_patient
+                self._stream, walker, table, key, limits, self._types, self._limits, self._be_patient
             )
             with slot_held(self._connection, self._limits.slots), self._snapshot(self._stream):
                 yield reader
@@ -216,7 +216,7 @@ class MysqlWindowReader:
         key: in whose order.
         limits: where batches end.
         types: what the user wants of the columns' types.
-        most: bytes of a value.
+        bounds: how large values and pages may be.
         be_patient: called before a statement that may take as long as the snapshot may last.
     """
 
@@ -228,7 +228,7 @@ class MysqlWindowReader:
         key: Key,
         limits: BatchLimits,
         types: TypeChoices,
-        most: int,
+        bounds: SourceLimits,
         be_patient: Callable[[], None],
     ) -> None:
         # numba and pyarrow are paid for when reading begins, not when definitions load.
@@ -239,6 +239,7 @@ class MysqlWindowReader:
         self._stream = stream
         self._walker = walker
         self._be_patient = be_patient
+        self._most = bounds.page_bytes
         self._table = table
         self._key = key
         self._shape = KeyShape(table, key)
@@ -253,7 +254,9 @@ class MysqlWindowReader:
         )
         self._key_indices = [names.index(name) for name in key.columns]
         self._key_writers = [self._writer(table.column(names[index]), index) for index in self._key_indices]
-        self._ceiling = ValueCeiling(table, columns, key.columns, self._key_indices, self._key_writers, most)
+        self._ceiling = ValueCeiling(
+            table, columns, key.columns, self._key_indices, self._key_writers, bounds.max_value_bytes
+        )
         self._in_table = [names.index(column.name) for column in table.columns]
         self._announced = 0
         self._began = 0.0
@@ -281,7 +284,7 @@ class MysqlWindowReader:
             ended, running = not self._stream.is_open, time.monotonic() - self._began
         else:
             self._execute(templates.PAGE, span, limit)
-            self._announced = self._stream.take(meanwhile=self._decode_ahead, ceiling=self._ceiling)
+            self._announced = self._stream.take(meanwhile=self._decode_ahead, ceiling=self._ceiling, most=self._most)
             ended, running = self._announced < limit, 0.0
         return Page(self._announced, self._stream.size, time.monotonic() - began, running, ended)
 
@@ -291,7 +294,7 @@ class MysqlWindowReader:
 
     def _next_piece(self, limit: int) -> int:
         if self._stream.is_open:
-            return self._stream.take(limit, ceiling=self._ceiling)
+            return self._stream.take(limit, ceiling=self._ceiling, most=self._most)
         self._stream.end = self._stream.size = 0
         return 0
 

@@ -15,6 +15,7 @@ from pymysql.protocol import FieldDescriptorPacket
 
 from rivet_dagster._memory import mapped
 from rivet_dagster.errors import SourceError
+from rivet_dagster.sources.base import PageTooLarge
 from rivet_dagster.sources.mysql.statements import Statements
 from rivet_dagster.wire import mysqlrows
 
@@ -93,6 +94,7 @@ class ResultStream:
         rows: int = _ALL_ROWS,
         meanwhile: Callable[[int], int] | None = None,
         ceiling: ValueCeiling | None = None,
+        most: int | None = None,
     ) -> int:
         """Collect up to `rows` further rows; gives how many came, fewer only at the result's end.
 
@@ -103,10 +105,13 @@ class ResultStream:
             meanwhile: called while others are on their way, with the number of bytes at the front of `buffer` that
                 are whole rows. Gives the number of those that it has used, which are then no longer there.
             ceiling: refuses rows by the lengths of their values. None takes values of any size.
+            most: bytes of rows, with those that `meanwhile` has used, unless they are a single row. Of a result that
+                is taken piece by piece the piece ends there; None is no limit.
 
         Raises:
             pymysql.err.MySQLError: what the server or the connection said.
-            SourceError: RIVET_PROTOCOL_ERROR, RIVET_SOURCE_LOST, RIVET_VALUE_TOO_LARGE.
+            SourceError: RIVET_PROTOCOL_ERROR, RIVET_SOURCE_LOST, RIVET_VALUE_TOO_LARGE. RIVET_PAGE_TOO_LARGE, and the
+                result is still open.
         """
         self._drop(self.end)
         self.size = found = 0
@@ -118,12 +123,16 @@ class ResultStream:
             if state == mysqlrows.END:
                 self._finish()
                 return found
+            if most is not None and found and self._is_beyond(most):
+                if rows != _ALL_ROWS:
+                    return found
+                raise PageTooLarge(found + 1, self.size + self._next_bytes(), most)
             if state in (mysqlrows.MORE, mysqlrows.LARGE) and meanwhile is not None and self.end >= _WORTHWHILE_BYTES:
                 self._drop(meanwhile(self.end))
             if state == mysqlrows.MORE:
-                self._receive()
+                self._receive(most)
             elif state == mysqlrows.LARGE and ceiling is not None:
-                self._look_into(ceiling)
+                self._look_into(ceiling, most)
             elif state != mysqlrows.FULL:
                 raise self._refusal(state)
 
@@ -141,11 +150,25 @@ class ResultStream:
         self._is_known = self._is_known and not passed
         return passed, state
 
-    def _look_into(self, ceiling: ValueCeiling) -> None:
+    def _is_beyond(self, most: int) -> bool:
+        """Whether the rows taken and the next one are more, as far as it is known; what ends a result is no row."""
+        if self.size + self._used - self.end + _LARGEST_PAYLOAD < most:
+            return False
+        following = self._next_bytes()
+        return following > 0 and self.size + max(following, self._used - self.end) > most
+
+    def _next_bytes(self) -> int:
+        """Bytes of the next row's first packet; 0 where no row has begun."""
+        begin = self.end + _HEADER_BYTES
+        if begin >= self._used or self.buffer[begin]:
+            return 0
+        return _HEADER_BYTES + int.from_bytes(self.buffer[self.end : self.end + 3].tobytes(), "little")
+
+    def _look_into(self, ceiling: ValueCeiling, most: int | None) -> None:
         """Follow the lengths in the next row as it comes; errors as in `take`."""
         row = ceiling.next_row()
         while not row.walk(self.buffer, self.end, self._used):
-            self._receive()
+            self._receive(most)
         ceiling.check(row, self.buffer, self.end)
         self._is_known = True
 
@@ -194,8 +217,8 @@ class ResultStream:
         while self._used < self.end + size:
             self._receive()
 
-    def _receive(self) -> None:
-        """Wait for bytes, and take all that are there."""
+    def _receive(self, most: int | None = None) -> None:
+        """Wait for bytes, and take all that are there; hardly any beyond the `most` that rows may have."""
         if len(self.buffer) - self._used < _SPARE_BYTES:
             larger = mapped(2 * len(self.buffer), np.uint8)
             larger[: self._used] = self.buffer[: self._used]
@@ -204,8 +227,11 @@ class ResultStream:
         # TLS hands out no more than a record at a time, however much has arrived.
         if 0 < self._latest < _HURRIED_BYTES and not isinstance(peer, ssl.SSLSocket):
             time.sleep(_PAUSE_SECONDS)
+        room = len(self.buffer) - self._used
+        if most is not None:
+            room = min(room, max(most - self.size - self._used + self.end, _SPARE_BYTES))
         try:
-            count = self._latest = peer.recv_into(self.buffer.data[self._used :])
+            count = self._latest = peer.recv_into(self.buffer.data[self._used : self._used + room])
         except OSError as exc:  # also ssl.SSLError, and a time-out
             reason = exc.strerror or str(exc) or type(exc).__name__
             raise err.OperationalError(

@@ -33,9 +33,10 @@ CONSUME_INPUT = 1
 FREEMEM = 2
 _NAMES = ("PQgetCopyData", "PQconsumeInput", "PQfreemem")
 
-# Indices of `state`: address of the row that is not copied yet, or 0; its size, or why there is none.
+# Indices of `state`: address of the row that is not copied yet, or 0; its size, or why there is none; rows copied.
 ROW = 0
 SIZE = 1
+ROWS = 2
 
 # What PQgetCopyData says in place of a size.
 NOTHING_YET = 0
@@ -169,6 +170,7 @@ def take_rows(functions: Words, connection: int, state: Words, buffer: Bytes, us
             _copy_from(buffer, used, state[ROW], state[SIZE])
             _call_on(functions[FREEMEM], state[ROW])
             state[ROW] = 0
+            state[ROWS] += 1
             used += state[SIZE]
             looks = 0
         state[SIZE] = _get_copy_data(functions[GET_COPY_DATA], connection, state, False)
@@ -178,7 +180,7 @@ def take_rows(functions: Words, connection: int, state: Words, buffer: Bytes, us
 def warm() -> None:
     """Load the kernel, compiling it into numba's cache if it is not there. Needs no connection and no libpq."""
     # A row that does not fit: it returns before it calls anything.
-    take_rows(np.zeros(3, np.int64), 0, np.ones(2, np.int64), np.empty(0, np.uint8), 0)
+    take_rows(np.zeros(3, np.int64), 0, np.ones(3, np.int64), np.empty(0, np.uint8), 0)
 
 
 def _handle(pgconn: Any) -> int:
@@ -192,7 +194,12 @@ class RowReader:
     def __init__(self, functions: Words, pgconn: pq.abc.PGconn) -> None:
         self._functions = functions
         self._pgconn = pgconn
-        self._state = np.zeros(2, np.int64)
+        self._state = np.zeros(3, np.int64)
+
+    @property
+    def rows(self) -> int:
+        """Rows appended so far, by all calls."""
+        return int(self._state[ROWS])
 
     def read(self, buffer: Bytes, used: int) -> tuple[int, int]:
         """Append rows to `buffer`, which holds `used` bytes already, until the stream ends or a row does not fit.

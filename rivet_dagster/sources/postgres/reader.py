@@ -54,16 +54,16 @@ class PostgresWindowReader:
         key: Key,
         limits: BatchLimits,
         types: TypeChoices,
-        timeouts: SourceLimits,
+        bounds: SourceLimits,
     ) -> None:
         self._connection = connection
         self._table = table
         self._key = key
         self._shape = KeyShape(table, key)
-        self._timeouts = timeouts
+        self._limits = bounds
         self._stream = stream
         utf8 = connection.info.parameter_status("server_encoding") == "UTF8"
-        self._ceiling = ValueCeiling(table, key, timeouts.max_value_bytes, utf8=utf8)
+        self._ceiling = ValueCeiling(table, key, bounds.max_value_bytes, utf8=utf8)
         found = [
             self._ceiling.reading(column, reading)
             for column, reading in zip(table.columns, readings(table, types), strict=True)
@@ -84,6 +84,8 @@ class PostgresWindowReader:
         self._announced: int | None = None
         self._span: KeyRange | None = None
         self._blocks: int | None = None
+        self._places: list[tuple[int, int]] = []
+        self._upto = (0, 0)
         self._began = 0.0
         self.schema: pa.Schema = self._decoder.schema
 
@@ -101,7 +103,11 @@ class PostgresWindowReader:
 
     def _keyset_page(self, span: KeyRange, limit: int) -> Page:
         page = self._copy(
-            templates.PAGE, within=self._shape.where(span), order=self._shape.order(span), limit=sql.Literal(limit)
+            templates.PAGE,
+            most=self._most(limit),
+            within=self._shape.where(span),
+            order=self._shape.order(span),
+            limit=sql.Literal(limit),
         )
         return replace(page, ended=page.rows < limit)
 
@@ -115,20 +121,41 @@ class PostgresWindowReader:
             self._columns = self._ceiling.selected(self._readings, placed=True)
         else:
             self._began = time.monotonic()
-            timeout = sql.Literal(round(self._timeouts.snapshot_s * 1000))
+            timeout = sql.Literal(round(self._limits.snapshot_s * 1000))
             self._connection.execute(sql.SQL(templates.LONG).format(snapshot_ms=timeout))
             self._stream.begin(self._statement(templates.WHOLE, within=self._shape.where(span)))
 
+    def _most(self, limit: int) -> int | None:
+        """Bytes that a page of `limit` rows may have; a single row has what its values may have."""
+        return None if limit == 1 else self._limits.page_bytes
+
     def _block_page(self, limit: int) -> Page:
-        assert self._blocks is not None
-        density = self._passed / self._block if self._passed else _ASSUMED_BLOCK_ROWS
-        first, end = self._block, self._block + min(max(1, int(limit / density)), _MOST_BLOCKS)
-        self._block = end
-        ended = end >= self._blocks
-        # The last range is open: a table that was rewritten meanwhile may have more blocks.
-        page = self._copy(templates.BLOCKS, first=_tid(first), end=_tid(_LAST_BLOCK if ended else end))
+        self._places = self._places or self._next_places(limit)
+        first, self._places = self._places[0], self._places[limit:]
+        upto = self._places[0] if self._places else self._upto
+        page = self._copy(templates.BLOCKS, most=self._most(limit), first=_tid(*first), end=_tid(*upto))
         self._passed += page.rows
-        return replace(page, ended=ended)
+        return replace(page, ended=upto[0] == _LAST_BLOCK)
+
+    def _next_places(self, limit: int) -> list[tuple[int, int]]:
+        """Where the next range begins; or where each of its rows is, if a page has to be smaller than a block.
+
+        Rows whose values are stored elsewhere may be hundreds in a block, however wide they are.
+        """
+        assert self._blocks is not None
+        density = self._passed / self._block if self._passed and self._block else _ASSUMED_BLOCK_ROWS
+        blocks = min(int(limit / density), _MOST_BLOCKS)
+        first = (self._block, 0)
+        self._block += max(1, blocks)
+        # The last range is open: a table that was rewritten meanwhile may have more blocks.
+        self._upto = (_LAST_BLOCK if self._block >= self._blocks else self._block, 0)
+        return [first] if blocks and limit > 1 else self._places_within(first, self._upto)
+
+    def _places_within(self, first: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:
+        """Blocks and numbers of a range's rows; of `first`, where there are none. Partitions share places."""
+        statement = sql.SQL(templates.PLACES).format(table=self._shape.table, first=_tid(*first), end=_tid(*end))
+        found = {text for (text,) in self._connection.execute(statement)}
+        return sorted(_place(text) for text in found) or [first]
 
     def _piece(self) -> Page:
         began = time.monotonic()
@@ -138,10 +165,10 @@ class PostgresWindowReader:
         now = time.monotonic()
         return Page(0, self._received, now - began, running_s=now - self._began, ended=not self._stream.is_open)
 
-    def _copy(self, template: Any, **parts: sql.Composable) -> Page:
+    def _copy(self, template: Any, *, most: int | None, **parts: sql.Composable) -> Page:
         began = time.monotonic()
         with self._ceiling.refusing():
-            self._received, self._announced = self._stream.drain(self._statement(template, **parts))
+            self._received, self._announced = self._stream.drain(self._statement(template, **parts), most)
         self._decoded = 0
         return Page(self._announced, self._received, time.monotonic() - began)
 
@@ -192,6 +219,12 @@ class PostgresWindowReader:
         return self._decoder.replaced
 
 
-def _tid(block: int) -> sql.Composable:
-    """The place before the first row of a block."""
-    return sql.SQL("'({},0)'::tid").format(sql.SQL(str(block)))  # a number
+def _tid(block: int, number: int) -> sql.Composable:
+    """The place of a block's row; number 0 is before its first one."""
+    return sql.SQL("'({},{})'::tid").format(sql.SQL(str(block)), sql.SQL(str(number)))  # numbers
+
+
+def _place(tid: str) -> tuple[int, int]:
+    """Block and number in the server's text of a row's place."""
+    block, _, number = tid.strip("()").partition(",")
+    return int(block), int(number)

@@ -11,6 +11,7 @@ from psycopg import pq
 
 from rivet_dagster._memory import mapped
 from rivet_dagster.errors import SourceError
+from rivet_dagster.sources.base import PageTooLarge
 from rivet_dagster.sources.postgres._libpq import PAUSE_SECONDS, RowReader, find_libpq
 from rivet_dagster.wire.pgcopy import SIGNATURE
 
@@ -39,14 +40,18 @@ class CopyStream:
         functions = find_libpq(pgconn)
         self._reader = None if functions is None else RowReader(functions, pgconn)
         self._held = b""
-        self._pieces = 0
+        self._pieces = self._rows = self._refused = 0
         self.buffer = mapped(_FIRST_BYTES, np.uint8)
         self.is_open = False
 
-    def drain(self, statement: bytes) -> tuple[int, int]:
+    def drain(self, statement: bytes, most: int | None = None) -> tuple[int, int]:
         """Run a COPY statement; its bytes are then at the front of `buffer`.
 
         Other threads run meanwhile, and one of them may cancel the statement.
+
+        Args:
+            statement: COPY ... TO STDOUT.
+            most: bytes that may come, unless they are a single row. None is no limit.
 
         Returns:
             Bytes received, and rows by the server's own count.
@@ -54,10 +59,12 @@ class CopyStream:
         Raises:
             psycopg.Error: what the server or the connection said.
             SourceError: RIVET_SOURCE_LOST, the stream ended without the server's word that it was whole.
+                RIVET_PAGE_TOO_LARGE, and the statement is still open.
         """
         self.begin(statement)
-        used, more = self._take(0, None)
-        assert not more
+        used, more = self._take(0, None if most is None else most + len(_TRAILER))
+        if more and most is not None:
+            raise PageTooLarge(self._rows + 1, used + self._refused, most)
         return used, self._finish()
 
     def begin(self, statement: bytes) -> None:
@@ -66,7 +73,7 @@ class CopyStream:
         if result.status != pq.ExecStatus.COPY_OUT:
             raise psycopg.errors.error_from_result(result)
         self.is_open, self._held = True, b""
-        self._pieces = 0
+        self._pieces = self._rows = 0
 
     def take(self, size: int) -> tuple[int, int | None]:
         """The next rows of about `size` bytes, as a complete stream at the front of `buffer`.
@@ -99,10 +106,13 @@ class CopyStream:
         self.is_open = False
 
     def _take(self, used: int, enough: int | None) -> tuple[int, bool]:
-        """Append rows to the buffer's `used` bytes, up to about `enough` bytes; gives bytes, and if more come."""
+        """Append rows to the buffer's `used` bytes, up to `enough` bytes or one row; gives bytes, and if more come.
+
+        Then `_rows` is how many were appended, and `_refused` the size of the one that is left over.
+        """
         if self._reader is None:
             return self._take_calls(used, enough)
-        reader, start = self._reader, used
+        reader, start, before = self._reader, max(used, len(_HEADER)), self._reader.rows
         try:
             while True:
                 room = self.buffer if enough is None else self.buffer[:enough]
@@ -110,9 +120,11 @@ class CopyStream:
                 if not needed:
                     return used, False
                 if enough is not None and used > start:
+                    self._rows, self._refused = reader.rows - before, needed
                     return used, True
                 if enough is not None:
-                    enough = used + needed  # a single row that is larger than the piece
+                    # A single row that is larger than that, and what may end the stream behind it.
+                    enough = used + needed + len(_TRAILER)
                 if used + needed > len(self.buffer):
                     self._grow(used, used + needed)
         except BaseException:
@@ -121,7 +133,8 @@ class CopyStream:
 
     def _take_calls(self, used: int, enough: int | None) -> tuple[int, bool]:
         """The same with a call of the driver a row, for platforms and drivers whose libpq cannot be told for sure."""
-        pgconn, lost, start = self._pgconn, None, used
+        pgconn, lost, start = self._pgconn, None, max(used, len(_HEADER))
+        self._rows = 0
         capacity, view = len(self.buffer), self.buffer.data
         with selectors.DefaultSelector() as selector:
             selector.register(pgconn.socket, selectors.EVENT_READ)
@@ -141,13 +154,16 @@ class CopyStream:
                     continue
                 end = used + size
                 if enough is not None and end > enough and used > start:
-                    self._held = bytes(data)
+                    self._held, self._refused = bytes(data), size
                     return used, True
+                if enough is not None and used <= start:
+                    enough = max(enough, end + len(_TRAILER))
                 if end > capacity:
                     self._grow(used, end)
                     capacity, view = len(self.buffer), self.buffer.data
                 view[used:end] = data
                 used = end
+                self._rows += 1
 
     def _grow(self, used: int, needed: int) -> None:
         larger = mapped(max(needed, len(self.buffer) * 2), np.uint8)

@@ -160,6 +160,9 @@ WHOLE: Final = "COPY (SELECT {columns} FROM {table} AS t{within}) TO STDOUT (FOR
 BLOCKS: Final = """\
 COPY (SELECT {columns} FROM {table} AS t WHERE t.ctid >= {first} AND t.ctid < {end}) TO STDOUT (FORMAT binary)"""
 
+# Where the rows of such a range are; none of their values is read.
+PLACES: Final = "SELECT t.ctid::text FROM {table} AS t WHERE t.ctid >= {first} AND t.ctid < {end}"
+
 # A column that may be large. How a value is stored is read off, and as a rule that is all; NULL is stored in nothing.
 MEASURED: Final = """\
 CASE WHEN pg_column_size({column}) >= {stored}
