@@ -41,6 +41,9 @@ T = TypeVar("T")
 
 Engine = Literal["threads", "processes"]
 
+# A page aims at `page_bytes`. One that would come to so many times as much is given up.
+_LARGEST_PAGE = 4
+
 
 class TableExport:
     """One table, from one source to one destination.
@@ -79,6 +82,7 @@ class TableExport:
             idle_in_transaction_timeout_s=limits.idle_in_transaction_timeout_s,
             snapshot_s=limits.snapshot_s,
             max_value_bytes=limits.max_value_bytes,
+            page_bytes=_LARGEST_PAGE * limits.page_bytes,
             slots=self.governor.slots,
         )
         self.source: Source = open_source(source, self._limits, config.type_choices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -26,7 +27,8 @@ from rivet_dagster.export.servo import PageServo
 from rivet_dagster.export.validate import Finding
 from rivet_dagster.export.warm import warm_kernels
 from rivet_dagster.export.window import ExportJob, Tally, dropped, read_pages
-from rivet_dagster.sources.base import BatchLimits, Session
+from rivet_dagster.export.workers import SLOTS, slot_pause_seconds
+from rivet_dagster.sources.base import BatchLimits, PageTooLarge, Session
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -180,7 +182,10 @@ class _Comparing:
         def job(session: Session) -> ExportJob:
             table = describe(session, export.config)
             check_drift(plan, planned_columns(table, export.source.schema_of(table)))
-            return ExportJob(export.config, table, planned_key(table, plan), export.store, Path(), "")
+            wait_s = export.governor.slot_wait_s
+            return ExportJob(
+                export.config, table, planned_key(table, plan), export.store, Path(), "", slot_wait_s=wait_s
+            )
 
         self.job = with_session(export.source, export.config.limits, job)
         # Without a key, the whole row is what tells rows apart.
@@ -266,6 +271,7 @@ class _Reader:
         """What differs between the source and a committed window; tries again after failures that may pass."""
         limits = self._job.config.limits
         attempt = 1
+        waiting_since: float | None = None
         while True:
             try:
                 if self._session is None:
@@ -275,11 +281,25 @@ class _Reader:
                 self.close()
                 if self._all.stopped():
                     raise dropped(window) from None
+                if isinstance(exc, PageTooLarge):
+                    self._servo.overflow(exc.rows)
+                    continue
+                if isinstance(exc, RivetError) and exc.code == SLOTS:
+                    waiting_since = self._wait_for_slot(exc, waiting_since)
+                    continue
                 if not isinstance(exc, RivetError) or not exc.retryable or attempt >= limits.attempts:
                     raise
             self._servo.shrink()
             self._all.pause(pause_seconds(limits, attempt))
             attempt += 1
+
+    def _wait_for_slot(self, exc: Exception, since: float | None) -> float:
+        """Wait a moment without a connection; says since when. Raises `exc` once it is too long."""
+        now = time.monotonic()
+        if since is not None and now - since > self._job.slot_wait_s:
+            raise exc
+        self._all.pause(slot_pause_seconds())
+        return now if since is None else since
 
     def close(self) -> None:
         """Close the connection, if there is one."""

@@ -13,6 +13,8 @@ _REMEMBERED = 10
 _ASSUMED_ROW_BYTES = 256
 _PACES_REMEMBERED = 2
 _QUICKEST = 1e-12
+# In so many places of a window pages may turn out too large; then all of its pages are made smaller.
+_PLACES = 64
 
 
 class PageServo:
@@ -24,6 +26,9 @@ class PageServo:
 
     Of a table whose rows may be much wider than the catalog says, the first page is a few rows, and growth is faster
     until it comes to what the rows' measured width allows.
+
+    Where a page was given up because it was too large, the window is read again from its beginning. Pages before the
+    row that was too much are as large as ever, and end there; the next one has that row alone.
 
     Args:
         target_bytes: bytes that a page aims to bring.
@@ -41,19 +46,43 @@ class PageServo:
         self._paces: deque[float] = deque(maxlen=_PACES_REMEMBERED)
         self._ceiling: int | None = None
         # The first page is a probe: an eighth of the target, because the catalog's width may be far off.
-        self.rows = max(1, target_bytes // 8 // (row_bytes or _ASSUMED_ROW_BYTES))
-        self._probing = unbounded and self.rows > _PROBE_ROWS
+        self._rows = max(1, target_bytes // 8 // (row_bytes or _ASSUMED_ROW_BYTES))
+        self._probing = unbounded and self._rows > _PROBE_ROWS
         if self._probing:
-            self.rows = _PROBE_ROWS
+            self._rows = _PROBE_ROWS
+        self._window = ""
+        self._passed = self._overflows = 0
+        # Rows of the window that stand before those that were too much.
+        self._places: set[int] = set()
+
+    @property
+    def rows(self) -> int:
+        """How many rows the next page may ask for."""
+        return min([self._rows, *(place - self._passed for place in self._places if place > self._passed)])
+
+    def begin(self, window: str) -> None:
+        """A window is read from its beginning: another one, or the same one again."""
+        if window != self._window:
+            self._forget_places()
+            self._window = window
+        self._passed = 0
+        self._come_to(-1)
 
     def observe(self, asked: int, rows: int, wire_bytes: int, seconds: float) -> None:
         """Learn from a page of `rows` rows for which `asked` were asked."""
-        if rows == 0 or asked != self.rows:
+        if rows == 0:
             return
+        before, is_usual = self._passed, asked == self._rows
+        self._passed += rows
+        if is_usual:
+            self._learn(rows, wire_bytes, seconds)
+        self._come_to(before)
+
+    def _learn(self, rows: int, wire_bytes: int, seconds: float) -> None:
         self._widths.append(wire_bytes / rows)
         self._paces.append(seconds / rows)
         if wire_bytes > _PANIC * self._target_bytes or seconds > _PANIC * self._target_seconds:
-            self.rows = max(1, rows // _PANIC_CUT)
+            self._rows = max(1, rows // _PANIC_CUT)
             # Bytes are known exactly: once the widest rows are passed and forgotten, pages need not grow slowly.
             self._probing = seconds <= _PANIC * self._target_seconds
             return
@@ -61,14 +90,37 @@ class PageServo:
         wanted = self._target_bytes / max(width, 1.0)
         # Before the target is reached, too: growing beyond it and falling back would be a saw.
         wanted = min(wanted, self._target_seconds / max(*self._paces, _QUICKEST))
-        allowed = self.rows * (_PROBE_GROWTH if self._probing else _GROWTH)
+        allowed = max(self._rows + 1, self._rows * (_PROBE_GROWTH if self._probing else _GROWTH))
         self._probing = self._probing and wanted > allowed
-        self.rows = max(1, int(min(wanted, allowed, self._ceiling or wanted)))
+        self._rows = max(1, int(min(wanted, allowed, self._ceiling or wanted)))
+
+    def overflow(self, rows: int) -> None:
+        """A page was given up at the last one of its first `rows` rows. Its window is read again from the beginning."""
+        place = self._passed + max(1, rows - 1)
+        while place in self._places and place > self._passed + 1:
+            # A page that was to end there went on: how many rows a range of storage has is only known in the end.
+            place = self._passed + (place - self._passed) // 2
+        self._overflows += 1
+        if self._overflows > _PLACES:
+            # Wide rows may be anywhere. This ends, since a single row is never too many.
+            self._rows = self._ceiling = max(1, self.rows // 2)
+        self._places.add(place)
+
+    def _come_to(self, before: int) -> None:
+        """From where a page was too large on, widths are learnt anew."""
+        if any(before < place <= self._passed for place in self._places):
+            self._widths.clear()
+            self._rows, self._probing = 1, True
+
+    def _forget_places(self) -> None:
+        self._places.clear()
+        self._overflows = 0
 
     def shrink(self) -> None:
         """Ask for half as much after the server ended a statement, and for no more until `relax`."""
-        self.rows = self._ceiling = max(1, self.rows // 2)
+        self._rows = self._ceiling = max(1, self._rows // 2)
 
     def relax(self) -> None:
         """Let pages grow again: what the server ended before has come through."""
         self._ceiling = None
+        self._forget_places()

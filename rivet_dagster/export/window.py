@@ -248,6 +248,7 @@ def read_pages(
     span = window.span
     limit_s = sink.job.config.limits.snapshot_s
     opened = time.monotonic()
+    servo.begin(window.key)
     while True:
         if stopped():
             raise dropped(window)

@@ -17,10 +17,10 @@ from rivet_dagster.export.retry import pause_seconds
 from rivet_dagster.export.servo import PageServo
 from rivet_dagster.export.window import ExportJob, export_window
 from rivet_dagster.formats import FORMATS, format_of
-from rivet_dagster.sources.base import Session, Source
+from rivet_dagster.sources.base import PageTooLarge, Session, Source
 
 _CONFLICT = "RIVET_SOURCE_CONFLICT"
-_SLOTS = "RIVET_SOURCE_SLOTS"
+SLOTS = "RIVET_SOURCE_SLOTS"
 # Seconds between two looks for a free slot: each costs the server a connection.
 _SLOT_PAUSES = (0.3, 1.2)
 
@@ -156,7 +156,12 @@ class SessionWorker:
                 # Whatever state the connection is in, the next try begins with a new one.
                 self.disconnect()
                 code = exc.code if isinstance(exc, RivetError) else ""
-                if code == _SLOTS:
+                if isinstance(exc, PageTooLarge) and not self._control.stopped():
+                    # Each time the page is smaller, and nothing is wrong with the source: at once, and no attempt.
+                    self._servo.overflow(exc.rows)
+                    self._pause(Retry(window.key, attempt, code, 0.0))
+                    continue
+                if code == SLOTS:
                     # Whoever waits for a slot has not tried anything yet.
                     waiting_since = self._wait_for_slot(exc, window, attempt, waiting_since)
                     continue
@@ -174,9 +179,9 @@ class SessionWorker:
         now = time.monotonic()
         if self._control.stopped() or (since is not None and now - since > self._job.slot_wait_s):
             raise exc
-        pause = random.uniform(*_SLOT_PAUSES)  # noqa: S311 (so that those who wait do not come together)
+        pause = slot_pause_seconds()
         if since is None:
-            self._control.retried(Retry(window.key, attempt, _SLOTS, pause))
+            self._control.retried(Retry(window.key, attempt, SLOTS, pause))
         self._control.pause(pause)
         return now if since is None else since
 
@@ -200,6 +205,11 @@ class SessionWorker:
             self._control.forget(self._session)
             self._session.close()
             self._session = None
+
+
+def slot_pause_seconds() -> float:
+    """Seconds until the next look for a free slot; with jitter, so that those who wait do not come together."""
+    return random.uniform(*_SLOT_PAUSES)  # noqa: S311
 
 
 def is_same_work(manifest: WindowManifest, job: ExportJob, window: Window) -> bool:
