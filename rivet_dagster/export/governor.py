@@ -61,7 +61,7 @@ class Controller:
 
     def __init__(self, config: GovernorConfig, most: int, gates: Gates | None = None, *, governs: bool = True) -> None:
         self._model = PressureModel(config)
-        self._law = WidthLaw(config.min_workers, most)
+        self._law = WidthLaw(config.min_workers, most, config.tick_s)
         self._gates = gates or gates_of(config)
         self._governs = governs
         self._aborts = config.critical is not None and config.critical.action == "abort"

@@ -24,8 +24,8 @@ COOLDOWN_TICKS: Final = 2
 """Ticks between two moves in one direction: long enough that the first is seen in the smoothed pressure."""
 EAGER_WIDTH: Final = 4
 """On an idle source so many workers begin at once; more of them begin with half."""
-LONGEST_PAUSE_TICKS: Final = 30
-"""Where all workers may pause, a window goes on after so many ticks, lest a signal that never falls ends the work."""
+LONGEST_PAUSE_S: Final = 60.0
+"""Where all workers may pause, a window goes on after so long, lest a signal that never falls ends the work."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ class WidthLaw:
     Args:
         least: as many go on under any load.
         most: no more than these.
+        tick_s: seconds between two ticks.
     """
 
-    def __init__(self, least: int, most: int) -> None:
+    def __init__(self, least: int, most: int, tick_s: float = 2.0) -> None:
+        self._longest_pause = max(1, round(LONGEST_PAUSE_S / tick_s))
         self._least = min(least, most)
         self._most = most
         self.width = most
@@ -75,7 +77,7 @@ class WidthLaw:
         self._until_less = max(0, self._until_less - 1)
         self._until_more = max(0, self._until_more - 1)
         self._paused = 0 if self.width else self._paused + 1
-        if self._paused >= LONGEST_PAUSE_TICKS:
+        if self._paused >= self._longest_pause:
             return self._one()
         if pressure.stale:
             return None

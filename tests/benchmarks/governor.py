@@ -21,7 +21,7 @@ _ROWS = 12_000_000
 _WORKERS = 4
 # On two cores a single worker is half of the server, so all of them may pause.
 _GOVERNOR = {"cores": 2, "min_workers": 0, "tick_s": 0.5}
-_LOADS = {"postgresql": Load(rate=800), "mariadb": Load(rate=400)}
+_LOADS = {"postgresql": Load(rate=800), "mariadb": Load(rate=800)}
 _SOURCES = {"postgresql": postgres_source, "mariadb": mariadb_source}
 
 

@@ -171,7 +171,7 @@ def test_all_may_pause_and_one_goes_on_in_the_end() -> None:
     assert 0 in widths
     paused = widths[widths.index(0) :]
     runs = "".join(str(each) for each in paused).split("1")
-    assert max(map(len, runs)) <= width.LONGEST_PAUSE_TICKS
+    assert max(map(len, runs)) <= width.LONGEST_PAUSE_S / TICK_S
     assert paused.count(1) >= 2, "every minute a window goes on"
 
 
