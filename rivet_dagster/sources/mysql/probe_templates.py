@@ -57,8 +57,8 @@ MYSQL_SESSIONS: Final = "performance_schema.processlist"
 
 # Times of transactions are the server's local ones, whatever the session's time zone is. What this package reads waits
 # for no row lock, and others never wait for one of its. Between two statements of a transaction a session is at work,
-# too: where processors are short, its next statement has come and waits to be noticed. InnoDB makes its list anew for whoever asks after nobody has
-# for a tenth of a second.
+# too: where processors are short, its next statement has come and waits to be seen. InnoDB makes its list anew for
+# whoever asks after nobody has for a tenth of a second.
 TRANSACTIONS: Final = f"""
 SELECT COALESCE(MAX(CASE WHEN t.ours THEN 0 ELSE t.age END), 0) AS oldest_transaction_s,
        COALESCE(MAX(CASE WHEN t.ours THEN t.age ELSE 0 END), 0) AS own_transaction_s,

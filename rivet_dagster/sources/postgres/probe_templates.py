@@ -35,8 +35,8 @@ GROUP: Final = "({statement}) AS {name}"
 HAS_CHECKPOINTER: Final = "SELECT to_regclass('pg_catalog.pg_stat_checkpointer') IS NOT NULL"
 
 # Without the right, states and times of other roles' sessions are NULL, and so are their types. Those of the own role
-# are always seen. A session without track_activities says so in place of a state. Between two statements of a transaction
-# a session is at work, too: where processors are short, its next statement has come and waits to be noticed.
+# are always seen. A session without track_activities says so in place of a state. Between two statements of a
+# transaction a session is at work, too: where processors are short, its next statement has come and waits to be seen.
 SESSIONS: Final = """
 SELECT count(*) FILTER (WHERE NOT a.ours
                           AND (a.state = 'active'
