@@ -113,15 +113,22 @@ class WindowRun:
             each.cancel()
 
     def _work(self) -> None:
+        try:
+            self._export_windows()
+        except Exception as exc:  # noqa: BLE001 (a defect: perhaps nobody is left who would export the other windows)
+            while (window := self._next()) is not None:
+                self._outcomes.add(WindowOutcome(window, error=exc), self._stop)
+
+    def _export_windows(self) -> None:
         worker = self._make_worker(self)
         try:
             while self._waiting and not self._stop.is_set():
                 outcome = self._led(worker)
                 if outcome is None:
                     return
+                self._outcomes.add(outcome, self._stop)
                 if self._watcher is not None:
                     self._watcher.ended(outcome)
-                self._outcomes.add(outcome, self._stop)
         finally:
             worker.disconnect()
 

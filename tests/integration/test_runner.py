@@ -14,6 +14,7 @@ import pytest
 
 from rivet_dagster.errors import SourceError
 from rivet_dagster.export.operations import TableExport
+from rivet_dagster.export.runner import WindowRun
 from tests.support.exports import export_all, prepared, run_all
 from tests.support.readers import exported_rows
 
@@ -134,3 +135,17 @@ def test_an_error_that_no_window_escapes_is_not_repeated_for_each(
     assert len(outcomes) == 60
     assert {str(outcome.error) for outcome in outcomes} == {"RIVET_SOURCE_AUTH: No. No."}
     assert len(calls) <= 3, "a wrong password is not tried once a window"
+
+
+def test_a_worker_that_cannot_be_made_fails_its_windows(dsn: str, sql: Sql, lake: Path) -> None:
+    sql("CREATE TABLE public.n (id int PRIMARY KEY)")
+    sql("INSERT INTO public.n SELECT generate_series(1, 100)")
+    export = prepared(dsn, lake, "public.n", rows=10)
+    plan, _ = export.plan()
+
+    def broken(_: object) -> Any:
+        raise LookupError("no worker")
+
+    with WindowRun(broken, plan.windows, 2) as run:
+        outcomes = list(run)
+    assert [type(outcome.error) for outcome in outcomes] == [LookupError] * len(plan.windows)

@@ -191,10 +191,10 @@ def random_pages(random: Random) -> Iterator[None]:
 
     def begun(servo: PageServo, *arguments: Any, **options: Any) -> None:
         begin(servo, *arguments, **options)
-        servo.rows = 3
+        servo._rows = 3
 
     def observe(servo: PageServo, asked: int, rows: int, wire_bytes: int, seconds: float) -> None:
-        servo.rows = random.choice([1, 2, 7, 50, 1000])
+        servo._rows = random.choice([1, 2, 7, 50, 1000])
 
     with mock.patch.object(PageServo, "__init__", begun), mock.patch.object(PageServo, "observe", observe):
         yield

@@ -112,7 +112,7 @@ class FewRows(PageServo):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.rows = 3
+        self._rows = 3
 
     def observe(self, asked: int, rows: int, wire_bytes: int, seconds: float) -> None:
         """Learn nothing."""
