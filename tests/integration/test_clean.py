@@ -21,7 +21,7 @@ from tests.support.exports import export_all, prepared, run_all
 from tests.support.readers import assert_same, exported_rows, source_rows, tree
 
 Sql = Callable[[str], list[tuple[Any, ...]]]
-LATER = datetime.now(timezone.utc) + GRACE + timedelta(minutes=5)
+LATER = datetime.now(timezone.utc) + GRACE + timedelta(days=1)
 
 
 @pytest.fixture
