@@ -394,15 +394,18 @@ def parse_config(values: dict[str, object]) -> ExportConfig:
     try:
         return ExportConfig.model_validate(values)
     except ValidationError as exc:
-        faults = "; ".join(
-            f"{_field_name(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in exc.errors(include_url=False, include_input=False)
-        )
-        raise ConfigError(
-            "RIVET_CONFIG_INVALID",
-            f"The export cannot be used as configured: {faults}.",
-            "Correct these fields.",
-        ) from None
+        raise invalid("export", exc, _field_name) from None
+
+
+def invalid(what: str, exc: ValidationError, field_name: Callable[[tuple[int | str, ...]], str]) -> ConfigError:
+    """`RIVET_CONFIG_INVALID` that names every field at fault, as `field_name` spells it."""
+    faults = "; ".join(
+        f"{field_name(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
+        for fault in exc.errors(include_url=False, include_input=False)
+    )
+    return ConfigError(
+        "RIVET_CONFIG_INVALID", f"The {what} cannot be used as configured: {faults}.", "Correct these fields."
+    )
 
 
 def _field_name(loc: tuple[int | str, ...]) -> str:

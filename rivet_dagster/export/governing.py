@@ -8,8 +8,7 @@ from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rivet_dagster.errors import ConfigError
-from rivet_dagster.export.config import Zone
+from rivet_dagster.export.config import Zone, invalid
 from rivet_dagster.sources import vitals
 
 SIGNALS = frozenset(
@@ -211,10 +210,4 @@ def parse_governor(values: object) -> GovernorConfig:
     try:
         return GovernorConfig.model_validate({} if values is None else values)
     except ValidationError as exc:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'governor'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in exc.errors(include_url=False, include_input=False)
-        )
-        raise ConfigError(
-            "RIVET_CONFIG_INVALID", f"The governor cannot be used as configured: {faults}.", "Correct these fields."
-        ) from None
+        raise invalid("governor", exc, lambda loc: ".".join(map(str, loc)) or "governor") from None
