@@ -15,9 +15,10 @@ from rivet_dagster._memory import import_arrow
 from rivet_dagster.errors import InterruptedExport, RivetError
 from rivet_dagster.export.plan import Window
 from rivet_dagster.export.processes import CANCEL, Setup, read_frame, write_frame
+from rivet_dagster.export.reading import Cancellable, Retry
 from rivet_dagster.export.warm import warm_kernels
 from rivet_dagster.export.window import dropped
-from rivet_dagster.export.workers import Cancellable, Retry, SessionWorker, WindowOutcome
+from rivet_dagster.export.workers import SessionWorker, WindowOutcome
 from rivet_dagster.sources import open_source
 from rivet_dagster.stores import open_store
 

@@ -43,7 +43,7 @@ from rivet_dagster.export.predictions import (
 )
 from rivet_dagster.export.retry import with_session
 from rivet_dagster.export.schema import planned_columns
-from rivet_dagster.export.verdicts import Facts, Reason, Verdict, exit_code, failed, judge, worst
+from rivet_dagster.export.verdicts import Facts, Judged, Reason, failed, judge
 from rivet_dagster.export.walking import WINDOW_BYTES, window_rows
 from rivet_dagster.sources.addresses import is_local
 from rivet_dagster.sources.base import NO_KEY, Key, ServerFacts, Session, Source, Table
@@ -55,7 +55,7 @@ _USUAL_PAGES: Final = Pages(ReadLimits().page_bytes, ReadLimits().page_seconds, 
 
 
 @dataclass(frozen=True)
-class SourceReport:
+class SourceReport(Judged):
     """How a source, a destination and this machine are, before anything is exported.
 
     Attributes:
@@ -75,16 +75,6 @@ class SourceReport:
     load: LoadReport | None
     machine: MachineReport
     reasons: tuple[Reason, ...]
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst of the reasons."""
-        return worst(self.reasons)
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command line."""
-        return exit_code(self.reasons)
 
     def to_json(self) -> dict[str, Any]:
         """As the command line prints it with `--json`."""
@@ -177,7 +167,7 @@ def _load_json(load: LoadReport | None) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Judged):
     """What an export of a table would ask of its source and of this machine. Sizes are bytes, times seconds.
 
     Attributes:
@@ -222,16 +212,6 @@ class ExportReport:
     workers: int
     load: LoadReport
     reasons: tuple[Reason, ...]
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst of the reasons."""
-        return worst(self.reasons)
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command line."""
-        return exit_code(self.reasons)
 
     def to_json(self) -> dict[str, Any]:
         """As the command line prints it with `--json`."""

@@ -23,9 +23,10 @@ from typing import IO, Any, cast
 from rivet_dagster.errors import RivetError
 from rivet_dagster.export.config import ExportConfig
 from rivet_dagster.export.plan import Window
+from rivet_dagster.export.reading import Control, Retry
 from rivet_dagster.export.retry import pause_seconds
 from rivet_dagster.export.window import ExportJob, dropped
-from rivet_dagster.export.workers import Control, Retry, WindowOutcome
+from rivet_dagster.export.workers import WindowOutcome
 from rivet_dagster.sources import SourceLimits
 from rivet_dagster.sources.base import Key, Table
 from rivet_dagster.stores.base import Store

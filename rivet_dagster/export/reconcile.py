@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,22 +12,21 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rivet_dagster.errors import IntegrityError, RivetError
+from rivet_dagster.errors import IntegrityError
 from rivet_dagster.export.commit import load_window
 from rivet_dagster.export.documents import WindowManifest
 from rivet_dagster.export.names import window_path
 from rivet_dagster.export.operations import TableExport
 from rivet_dagster.export.plan import ColumnChange, Plan, Window, check_drift, column_changes
 from rivet_dagster.export.planning import describe, planned_key
-from rivet_dagster.export.retry import pause_seconds, with_session
+from rivet_dagster.export.reading import Cancellable, PatientSession, Retry
+from rivet_dagster.export.retry import with_session
 from rivet_dagster.export.schema import planned_columns
 from rivet_dagster.export.seal import seal_in_force
-from rivet_dagster.export.servo import PageServo
 from rivet_dagster.export.validate import Finding
 from rivet_dagster.export.warm import warm_kernels
 from rivet_dagster.export.window import ExportJob, Tally, dropped, read_pages
-from rivet_dagster.export.workers import SLOTS, slot_pause_seconds
-from rivet_dagster.sources.base import BatchLimits, PageTooLarge, Session
+from rivet_dagster.sources.base import BatchLimits, Session
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -193,7 +191,7 @@ class _Comparing:
         self.names = [column.name for column in self.job.table.columns]
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._sessions: set[Session] = set()
+        self._running: set[Cancellable] = set()
 
     def run(
         self, windows: Sequence[tuple[Window, WindowManifest]], workers: int, progress: Callable[[Window], None]
@@ -229,24 +227,25 @@ class _Comparing:
         """Wait between tries, but not longer than until a stop."""
         self._stop.wait(seconds)
 
-    def connect(self) -> Session:
+    def register(self, running: Cancellable) -> None:
         """A session whose statement a stop cancels."""
-        session = self.source.connect()
         with self._lock:
-            self._sessions.add(session)
-        return session
+            self._running.add(running)
 
-    def forget(self, session: Session) -> None:
-        """The session is about to be closed."""
+    def forget(self, running: Cancellable) -> None:
+        """It is about to be closed."""
         with self._lock:
-            self._sessions.discard(session)
+            self._running.discard(running)
+
+    def retried(self, retry: Retry) -> None:
+        """Nobody is told."""
 
     def _cancel(self) -> None:
         self._stop.set()
         with self._lock:
-            running = list(self._sessions)
-        for session in running:
-            session.cancel()
+            running = list(self._running)
+        for each in running:
+            each.cancel()
 
 
 def _taken(waiting: deque[tuple[Window, WindowManifest]]) -> tuple[Window, WindowManifest] | None:
@@ -257,56 +256,25 @@ def _taken(waiting: deque[tuple[Window, WindowManifest]]) -> tuple[Window, Windo
 
 
 class _Reader:
-    """One worker: its connection, and the page size that it has learnt."""
+    """One worker."""
 
     def __init__(self, comparing: _Comparing) -> None:
         self._all = comparing
         self._job = comparing.job
-        self._session: Session | None = None
-        limits, table = self._job.config.limits, self._job.table
-        unbounded = any(column.unbounded for column in table.columns)
-        self._servo = PageServo(limits.page_bytes, limits.page_seconds, table.average_row_bytes, unbounded=unbounded)
+        self._session = PatientSession(comparing.source, comparing.job, comparing)
 
     def compare(self, window: Window, manifest: WindowManifest) -> Finding | None:
         """What differs between the source and a committed window; tries again after failures that may pass."""
-        limits = self._job.config.limits
-        attempt = 1
-        waiting_since: float | None = None
-        while True:
-            try:
-                if self._session is None:
-                    self._session = self._all.connect()
-                return self._compare(self._session, window, manifest)
-            except Exception as exc:
-                self.close()
-                if self._all.stopped():
-                    raise dropped(window) from None
-                if isinstance(exc, PageTooLarge):
-                    self._servo.overflow(exc.rows)
-                    continue
-                if isinstance(exc, RivetError) and exc.code == SLOTS:
-                    waiting_since = self._wait_for_slot(exc, waiting_since)
-                    continue
-                if not isinstance(exc, RivetError) or not exc.retryable or attempt >= limits.attempts:
-                    raise
-            self._servo.shrink()
-            self._all.pause(pause_seconds(limits, attempt))
-            attempt += 1
-
-    def _wait_for_slot(self, exc: Exception, since: float | None) -> float:
-        """Wait a moment without a connection; says since when. Raises `exc` once it is too long."""
-        now = time.monotonic()
-        if since is not None and now - since > self._job.slot_wait_s:
-            raise exc
-        self._all.pause(slot_pause_seconds())
-        return now if since is None else since
+        try:
+            return self._session.read(window, lambda session, _: self._compare(session, window, manifest))
+        except Exception:
+            if self._all.stopped():
+                raise dropped(window) from None
+            raise
 
     def close(self) -> None:
         """Close the connection, if there is one."""
-        if self._session is not None:
-            self._all.forget(self._session)
-            self._session.close()
-            self._session = None
+        self._session.close()
 
     def _compare(self, session: Session, window: Window, manifest: WindowManifest) -> Finding | None:
         depth, job = self._all.depth, self._job
@@ -341,9 +309,8 @@ class _Reader:
         limits = BatchLimits(wire_bytes=self._job.config.format.row_group_bytes)
         with session.open_window(narrow, self._job.key, limits) as reader:
             rows = _Hashed(self._job, RowHasher(reader.schema, numbers))
-            read_pages(reader, window, self._servo, rows, Tally(), self._all.stopped)
+            read_pages(reader, window, self._session.servo, rows, Tally(), self._all.stopped)
             rows.extend(reader.finish())
-        self._servo.relax()
         return rows.hasher
 
     def _finding(self, manifest: WindowManifest, rows: int, columns: tuple[str, ...] = ()) -> Finding:

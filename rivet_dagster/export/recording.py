@@ -11,8 +11,9 @@ from rivet_dagster.export import journal_entries as entries
 from rivet_dagster.export.governor import Decision
 from rivet_dagster.export.journal import Journal
 from rivet_dagster.export.pressure import Pressure
+from rivet_dagster.export.reading import Retry
 from rivet_dagster.export.width import Move
-from rivet_dagster.export.workers import Retry, WindowOutcome
+from rivet_dagster.export.workers import WindowOutcome
 
 
 @dataclass

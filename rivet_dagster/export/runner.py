@@ -12,8 +12,9 @@ from typing import Protocol
 
 from rivet_dagster.errors import InterruptedExport, RivetError
 from rivet_dagster.export.plan import Window
+from rivet_dagster.export.reading import Cancellable, Retry
 from rivet_dagster.export.window import dropped
-from rivet_dagster.export.workers import Cancellable, MakeWorker, Retry, WindowOutcome, Worker
+from rivet_dagster.export.workers import MakeWorker, WindowOutcome, Worker
 
 _JOIN_SECONDS = 20.0
 # How often a worker that waits for its outcome to be taken looks whether a stop was asked for.

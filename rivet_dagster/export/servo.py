@@ -14,7 +14,7 @@ _ASSUMED_ROW_BYTES = 256
 _PACES_REMEMBERED = 2
 _QUICKEST = 1e-12
 # In so many places of a window pages may turn out too large; then all of its pages are made smaller.
-_PLACES = 64
+_MOST_OBSTACLES = 64
 
 
 class PageServo:
@@ -50,33 +50,27 @@ class PageServo:
         self._probing = unbounded and self._rows > _PROBE_ROWS
         if self._probing:
             self._rows = _PROBE_ROWS
-        self._window = ""
-        self._passed = self._overflows = 0
-        # Rows of the window that stand before those that were too much.
-        self._places: set[int] = set()
+        self._obstacles = _Obstacles()
 
     @property
     def rows(self) -> int:
         """How many rows the next page may ask for."""
-        return min([self._rows, *(place - self._passed for place in self._places if place > self._passed)])
+        return min(self._rows, self._obstacles.ahead or self._rows)
 
     def begin(self, window: str) -> None:
         """A window is read from its beginning: another one, or the same one again."""
-        if window != self._window:
-            self._forget_places()
-            self._window = window
-        self._passed = 0
-        self._come_to(-1)
+        self._obstacles.begin(window)
 
     def observe(self, asked: int, rows: int, wire_bytes: int, seconds: float) -> None:
         """Learn from a page of `rows` rows for which `asked` were asked."""
         if rows == 0:
             return
-        before, is_usual = self._passed, asked == self._rows
-        self._passed += rows
-        if is_usual:
+        if asked == self._rows:
             self._learn(rows, wire_bytes, seconds)
-        self._come_to(before)
+        if self._obstacles.advance(rows):
+            # From where a page was too large on, rows are of another width.
+            self._widths.clear()
+            self._rows, self._probing = 1, True
 
     def _learn(self, rows: int, wire_bytes: int, seconds: float) -> None:
         self._widths.append(wire_bytes / rows)
@@ -96,25 +90,10 @@ class PageServo:
 
     def overflow(self, rows: int) -> None:
         """A page was given up at the last one of its first `rows` rows. Its window is read again from the beginning."""
-        place = self._passed + max(1, rows - 1)
-        while place in self._places and place > self._passed + 1:
-            # A page that was to end there went on: how many rows a range of storage has is only known in the end.
-            place = self._passed + (place - self._passed) // 2
-        self._overflows += 1
-        if self._overflows > _PLACES:
+        asked = self.rows
+        if self._obstacles.add(rows) > _MOST_OBSTACLES:
             # Wide rows may be anywhere. This ends, since a single row is never too many.
-            self._rows = self._ceiling = max(1, self.rows // 2)
-        self._places.add(place)
-
-    def _come_to(self, before: int) -> None:
-        """From where a page was too large on, widths are learnt anew."""
-        if any(before < place <= self._passed for place in self._places):
-            self._widths.clear()
-            self._rows, self._probing = 1, True
-
-    def _forget_places(self) -> None:
-        self._places.clear()
-        self._overflows = 0
+            self._rows = self._ceiling = max(1, asked // 2)
 
     def shrink(self) -> None:
         """Ask for half as much after the server ended a statement, and for no more until `relax`."""
@@ -123,4 +102,45 @@ class PageServo:
     def relax(self) -> None:
         """Let pages grow again: what the server ended before has come through."""
         self._ceiling = None
-        self._forget_places()
+        self._obstacles.clear()
+
+
+class _Obstacles:
+    """Where in a window pages were too large: how many rows stand before those that were too much."""
+
+    def __init__(self) -> None:
+        self._window = ""
+        self._passed = self._count = 0
+        self._places: set[int] = set()
+
+    @property
+    def ahead(self) -> int | None:
+        """Rows up to the next place; None without one."""
+        return min((place - self._passed for place in self._places if place > self._passed), default=None)
+
+    def begin(self, window: str) -> None:
+        """A window is read from its beginning: another one, or the same one again."""
+        if window != self._window:
+            self.clear()
+            self._window = window
+        self._passed = 0
+
+    def advance(self, rows: int) -> bool:
+        """So many rows were passed; says whether a place was come to."""
+        before, self._passed = self._passed, self._passed + rows
+        return any(before < place <= self._passed for place in self._places)
+
+    def add(self, rows: int) -> int:
+        """The page that begins here was too large by the last of its first `rows` rows; says how often that was so."""
+        place = self._passed + max(1, rows - 1)
+        while place in self._places and place > self._passed + 1:
+            # A page that was to end there went on: how many rows a range of storage has is only known in the end.
+            place = self._passed + (place - self._passed) // 2
+        self._places.add(place)
+        self._count += 1
+        return self._count
+
+    def clear(self) -> None:
+        """Begin without any place."""
+        self._places.clear()
+        self._count = 0

@@ -395,3 +395,19 @@ def exit_code(reasons: Iterable[Reason]) -> int:
     """0 unless something is UNSAFE; what errors say where all of these say the same, else 1."""
     codes = {reason.exit_code for reason in reasons if reason.verdict is Verdict.UNSAFE}
     return (codes.pop() if len(codes) == 1 else 1) if codes else 0
+
+
+class Judged:
+    """A report that reasons were found for."""
+
+    reasons: tuple[Reason, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the reasons."""
+        return worst(self.reasons)
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command line."""
+        return exit_code(self.reasons)
