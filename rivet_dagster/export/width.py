@@ -8,6 +8,10 @@
 
 After a move in one direction the next one waits for two ticks; a decrease also delays the next increase, but never
 the other way round: the first sign of too much load is always followed.
+
+A source may look idle exactly because no worker reads there. So a worker that was let in, and had to be taken away
+soon, is tried again only after twice the wait, and so on: a busy source is troubled ever more seldom. A source that is
+clearly idler than when it was tried is not made to wait.
 """
 
 from __future__ import annotations
@@ -24,6 +28,12 @@ COOLDOWN_TICKS: Final = 2
 """Ticks between two moves in one direction: long enough that the first is seen in the smoothed pressure."""
 EAGER_WIDTH: Final = 4
 """On an idle source so many workers begin at once; more of them begin with half."""
+HOLDS_TICKS: Final = 8
+"""A worker who is not taken away within so many ticks did no harm: all workers are let in within them, one by one."""
+LONGEST_WAIT_S: Final = 60.0
+"""The wait for another worker grows to this, in seconds."""
+RELIEF: Final = 0.5
+"""Pressure below this part of what it was at the last try is another source, as it were."""
 LONGEST_PAUSE_S: Final = 60.0
 """Where all workers may pause, a window goes on after so long, lest a signal that never falls ends the work."""
 
@@ -42,6 +52,45 @@ class Move:
     reason: str
 
 
+class _Tries:
+    """When the next worker may be let in, by what became of those before. Counts ticks.
+
+    Args:
+        longest: the wait grows to this.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._longest = max(longest, COOLDOWN_TICKS)
+        self._wait = COOLDOWN_TICKS
+        self._since_move = COOLDOWN_TICKS
+        self._since_try = HOLDS_TICKS
+        self._tried_at = 0.0
+
+    def tick(self, u: float) -> None:
+        """A tick passed; its pressure tells whether what failed before may be forgotten."""
+        self._since_move += 1
+        self._since_try += 1
+        if self._since_try == HOLDS_TICKS or u < RELIEF * self._tried_at:
+            self._wait = COOLDOWN_TICKS
+
+    @property
+    def may_try(self) -> bool:
+        """Whether a worker may be let in."""
+        return self._since_move >= self._wait
+
+    def tried(self, u: float) -> None:
+        """A worker was let in at this pressure."""
+        self._since_move = self._since_try = 0
+        self._tried_at = u
+
+    def fell(self) -> None:
+        """Workers were taken away."""
+        if self._since_try < HOLDS_TICKS:
+            self._wait = min(2 * self._wait, self._longest)
+            self._since_try = HOLDS_TICKS + 1  # it failed once, whatever follows
+        self._since_move = 0
+
+
 class WidthLaw:
     """Decides tick by tick how many workers may read.
 
@@ -57,7 +106,7 @@ class WidthLaw:
         self._most = most
         self.width = most
         self._until_less = 0
-        self._until_more = 0
+        self._tries = _Tries(round(LONGEST_WAIT_S / tick_s))
         self._paused = 0
 
     def begin(self, pressure: Pressure) -> int:
@@ -75,7 +124,7 @@ class WidthLaw:
     def tick(self, pressure: Pressure, busy: int) -> Move | None:
         """What follows from the pressure of this tick, with so many workers at work; None where nothing changes."""
         self._until_less = max(0, self._until_less - 1)
-        self._until_more = max(0, self._until_more - 1)
+        self._tries.tick(pressure.u)
         self._paused = 0 if self.width else self._paused + 1
         if self._paused >= self._longest_pause:
             return self._one()
@@ -85,7 +134,7 @@ class WidthLaw:
             return self._less(-(-self.width // 2), pressure)
         if pressure.u >= HIGH and not self._until_less:
             return self._less(self.width - 1, pressure)
-        if pressure.u < LOW and not self._until_more and busy >= self.width:
+        if pressure.u < LOW and busy >= self.width and self._tries.may_try:
             return self._more(pressure)
         return None
 
@@ -95,7 +144,8 @@ class WidthLaw:
             return None
         move = Move(self.width, after, f"{pressure.by or 'load'} is at {pressure.u:.2f} of full load")
         self.width = after
-        self._until_less = self._until_more = COOLDOWN_TICKS
+        self._until_less = COOLDOWN_TICKS
+        self._tries.fell()
         return move
 
     def _one(self) -> Move:
@@ -107,5 +157,5 @@ class WidthLaw:
             return None
         move = Move(self.width, self.width + 1, f"load is at {pressure.u:.2f}, and every worker is at work")
         self.width += 1
-        self._until_more = COOLDOWN_TICKS
+        self._tries.tried(pressure.u)
         return move

@@ -114,6 +114,25 @@ def test_a_counter_that_begins_anew_is_no_relief_and_no_load(epoch: str) -> None
     assert max(later - earlier for earlier, later in pairwise(simulation.widths[40:])) <= 0, "nobody was let in"
 
 
+def test_a_source_that_only_looks_idle_while_nobody_reads_is_troubled_ever_more_seldom() -> None:
+    """Each worker makes others queue; without one they hardly show."""
+    config = GovernorConfig(cores=8, min_workers=0)
+    load = 0.3
+
+    def law(tick: int, workers: int) -> Vitals:
+        return seen(tick, {vitals.ACTIVE_SESSIONS: 8 * (1.2 if workers and load > 0.1 else load)})
+
+    simulation = Simulation(config, 4, law)
+    widths = simulation.run(300)
+    tries = [tick for tick, (earlier, later) in enumerate(pairwise(widths)) if later > earlier]
+    waits = [later - earlier for earlier, later in pairwise(tries)]
+    assert 2 <= len(tries) <= 12
+    assert waits == sorted(waits), "each wait is as long as the one before, or longer"
+    assert waits[-1] * TICK_S >= width.LONGEST_WAIT_S
+    load = 0.01
+    assert simulation.run(12)[-1] == 4, "relief is not made to wait"
+
+
 def test_two_governors_on_one_source_settle_and_share() -> None:
     """Each sees the other's workers as load of others, an eighth of full load each, and not its own."""
     widths = [8, 8]
@@ -213,6 +232,7 @@ def test_relations_between_constants() -> None:
     assert pressure.MOST * (1 - pressure.SMOOTHING) ** 5 < width.LOW, "relief shows within five ticks"
     assert pressure.GENTLE * pressure.SMOOTHING < width.LOW, "one tick of a hint keeps nobody out"
     assert pressure.CANARY_FLOOR_S < 0.01
+    assert width.HOLDS_TICKS >= width.COOLDOWN_TICKS * (width.EAGER_WIDTH - 1), "four workers are one try"
 
 
 @given(
