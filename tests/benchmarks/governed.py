@@ -53,11 +53,17 @@ _WINDOW_ROWS = 20_000
 
 @dataclass(frozen=True)
 class Phases:
-    """Seconds of each phase."""
+    """Seconds of each phase of a ride.
+
+    Attributes:
+        quiet, loaded, relief: before, under and after the load of others.
+        alone: of the foreground alone, before all rides and once more behind them.
+    """
 
     quiet: float = 12.0
-    loaded: float = 60.0
+    loaded: float = 240.0
     relief: float = 15.0
+    alone: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -137,9 +143,9 @@ class Rides:
         self._governor = governor
         self._count = 0
 
-    def baseline(self, phases: Phases) -> list[Transaction]:
-        """The foreground alone."""
-        with self._source.foreground.running(phases.loaded) as found:
+    def alone(self, seconds: float) -> list[Transaction]:
+        """The foreground without any export."""
+        with self._source.foreground.running(seconds) as found:
             pass
         return found
 

@@ -26,7 +26,8 @@ class Finding:
         version: its version.
         load: of the foreground.
         phases: of each ride.
-        baseline, free, held: the foreground alone, beside an export that is not governed, beside one that is.
+        alone: two runs of the foreground without any export: before the rides, and behind them.
+        free, held: beside an export that is not governed, beside one that is.
         idle: seconds of exports of an idle source, free and governed in turn.
         idle_sheds: how often the width fell in the governed ones of them.
         idle_looks: how often the source was looked at.
@@ -36,21 +37,26 @@ class Finding:
     version: str
     load: Load
     phases: Phases
-    baseline: Sequence[Transaction]
+    alone: tuple[Sequence[Transaction], Sequence[Transaction]]
     free: Ride
     held: Ride
     idle: Sequence[tuple[float, float]]
     idle_sheds: int
     idle_looks: int
 
+    @property
+    def baseline(self) -> Sequence[Transaction]:
+        """The foreground alone: both runs, for machines change their mind meanwhile."""
+        return [each for run in self.alone for each in run]
+
     def ratio(self, ride: Ride, share: float = 0.99) -> float:
         """A percentile of the foreground beside an export, by that of the foreground alone."""
         return percentile(ride.transactions, share) / percentile(self.baseline, share)
 
     def settled_ratio(self, ride: Ride, share: float = 0.99) -> float:
-        """As `ratio`, without the first seconds of the load, in which the governor notices it."""
-        late = [each for each in ride.transactions if each.at >= ride.began + SETTLING_S]
-        return percentile(late, share) / percentile(self.baseline, share)
+        """As `ratio`, without the first seconds of every run, in which the governor notices the load."""
+        alone = [each for run in self.alone for each in _late(run)]
+        return percentile(_late(ride.transactions), share) / percentile(alone, share)
 
     @property
     def loaded_s(self) -> float:
@@ -66,11 +72,6 @@ class Finding:
     def relief_s(self) -> float:
         """Seconds after it."""
         return self.phases.relief
-
-    @property
-    def baseline_began(self) -> float:
-        """When the first transaction of the foreground alone should have begun."""
-        return min(each.at for each in self.baseline)
 
     @property
     def is_worse_when_free(self) -> bool:
@@ -103,6 +104,11 @@ class Finding:
         looks, over = self.looks(), self.held.ended - self.held.began
         before = [width for at, width, _ in looks if at < 0][-1]
         return next((at - over for at, width, _ in looks if at >= over and width >= BACK * before), None)
+
+
+def _late(run: Sequence[Transaction]) -> list[Transaction]:
+    began = min(each.at for each in run)
+    return [each for each in run if each.at >= began + SETTLING_S]
 
 
 def _moment(text: str) -> float:

@@ -33,9 +33,12 @@ def markdown(findings: Sequence[Finding], conditions: Mapping[str, str]) -> str:
         "on a machine of its own; what remains is what it does through the server. What the governor does is in",
         "[kind to the source](../explanation/kind-to-the-source.md).",
         "",
+        "Before the governor has noticed a load, and its workers have come to the end of their windows, others wait as",
+        "long as without it: some seconds at the beginning, which p99 over the whole load shows.",
+        "",
         "## Conditions",
         "",
-        *(f"- {name}: {value}" for name, value in conditions.items()),
+        *(f"- {name}: {value}" for name, value in conditions.items() if value),
         "",
     ]
     for found in findings:
@@ -45,7 +48,10 @@ def markdown(findings: Sequence[Finding], conditions: Mapping[str, str]) -> str:
 
 def _of_server(found: Finding) -> Iterator[str]:
     yield from (f"## {found.product}", "", f"![Transactions of others beside an export]({image(found)})", "")
-    yield f"{found.load.rate} transactions a second of {found.load.sessions} sessions, for {found.loaded_s:.0f} s."
+    yield (
+        f"{found.load.rate} transactions a second of {found.load.sessions} sessions, for {found.loaded_s:.0f} s; alone,"
+        f" for {found.phases.alone:.0f} s before the exports and once more behind them."
+    )
     yield from ("", "| foreground | median ms | p95 ms | p99 ms | p99 / alone |", "|---|---|---|---|---|")
     rows = (("alone", found.baseline), ("beside a free export", found.free.transactions))
     for title, transactions in (*rows, ("beside a governed export", found.held.transactions)):
@@ -57,7 +63,12 @@ def _of_server(found: Finding) -> Iterator[str]:
     yield from ("", "| limit | measured | |", "|---|---|---|")
     for what, value, holds in (
         (
-            f"p99 governed, at most {ALLOWED} of alone, from {SETTLING_S:.0f} s after the load began",
+            f"p99 governed, at most {ALLOWED} of alone, over the whole load",
+            f"{found.ratio(found.held):.2f}",
+            found.ratio(found.held) <= ALLOWED,
+        ),
+        (
+            f"the same from {SETTLING_S:.0f} s after the load began",
             f"{found.settled_ratio(found.held):.2f}",
             found.settled_ratio(found.held) <= ALLOWED,
         ),
@@ -98,7 +109,7 @@ def picture(found: Finding) -> str:
     series = [
         (kind, title, _by_second(transactions, began))
         for kind, title, transactions, began in (
-            ("c", "alone", found.baseline, found.baseline_began),
+            ("c", "alone", found.alone[0], min(each.at for each in found.alone[0])),
             ("b", "beside a free export", found.free.transactions, found.free.began),
             ("a", "beside a governed export", found.held.transactions, found.held.began),
         )
@@ -122,7 +133,7 @@ def picture(found: Finding) -> str:
             f'<path class="a" d="{_stairs(width, scale, lower, 4.0)}"/>',
             *(
                 f'<text class="m" x="{scale(at):.1f}" y="{_HEIGHT - 18}">{at:.0f} s</text>'
-                for at in range(0, int(until) + 1, 10)
+                for at in range(0, int(until) + 1, 10 if until < 120 else 30)
             ),
             "</svg>",
         ]
