@@ -14,7 +14,7 @@ PREVIOUS_PYARROW := 25.0.1
 PREVIOUS := $(VENV)/previous-pyarrow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui engine services test test-nightly check format bench bench-governor screenshots clean
+.PHONY: help demo ui engine services kernels test test-nightly check format bench bench-governor screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,18 +43,23 @@ endif
 services: ## install the programs of PostgreSQL, MariaDB and pgBouncer, if they are missing (Debian)
 	@sh tests/services.sh
 
-# Tests of a file stay together, because they share fixtures; files go out in their order, the longest (e2e) first. Much
-# of the time is spent waiting for servers, so there are more workers than a small machine has cores. Every worker has
-# servers of its own.
-test: services check $(PREVIOUS)/.installed-$(PREVIOUS_PYARROW) ## lint, type-check and run every test
+# What the tests need is installed, and the sources are checked, side by side. Tests of a file stay together, because they
+# share fixtures; files go out in their order, the longest (e2e) first. Much of the time is spent waiting for servers, so
+# there are more workers than a small machine has cores. Every worker has servers of its own.
+test: ## lint, type-check and run every test
+	$(MAKE) --jobs=3 --output-sync=target services check kernels $(PREVIOUS)/.installed-$(PREVIOUS_PYARROW)
 	$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-nightly: services $(STAMP) ## export hundreds of random tables from each PostgreSQL server and from MariaDB (minutes)
 	RIVET_TEST_SCHEMAS=300 RIVET_TEST_SEED=$${RIVET_TEST_SEED:-random} \
 		$(BIN)/python -m pytest tests/property/test_postgres_roundtrip.py tests/property/test_mysql_roundtrip.py -s $(PYTEST_ARGS)
-	RIVET_TEST_CRASHES=all RIVET_TEST_KILLS=200 RIVET_TEST_PLANS=20 RIVET_TEST_SLOT_PROCESSES=20 \
-		$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile \
-		tests/crash tests/property/test_planners.py tests/integration/test_governed_exports.py $(PYTEST_ARGS)
+	RIVET_TEST_CRASHES=all RIVET_TEST_KILLS=200 RIVET_TEST_PLANS=20 RIVET_TEST_SLOT_PROCESSES=20 RIVET_TEST_HISTORIES=60 \
+		$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --timeout=3600 \
+		tests/crash tests/property/test_planners.py tests/property/test_histories.py tests/integration/test_governed_exports.py $(PYTEST_ARGS)
+
+# Each of the first tests would compile all that it needs, beside the others.
+kernels: $(STAMP)
+	@$(BIN)/rivet-dagster warm
 
 check: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
@@ -79,7 +84,7 @@ bench: .bench/.installed ## compare with rivals and with limits (half an hour; B
 	-@sh tests/services.sh mariadb-server # without it, the sections of MariaDB fail, and say so
 	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
 
-bench-governor: $(STAMP) services ## measure what the governor saves others on a loaded server (a quarter of an hour)
+bench-governor: $(STAMP) services ## measure what the governor saves others on a loaded server (half an hour)
 	$(BIN)/python -m tests.benchmarks.governor --report docs/reference/governor.md $(BENCH_ARGS)
 
 screenshots: $(STAMP) ## take the pictures of the docs from the demo (needs Chromium)
