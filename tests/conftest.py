@@ -15,6 +15,7 @@ from pymysql.connections import Connection
 
 from demo.mariadb import MariaServer
 from demo.postgres import EmbeddedPostgres
+from tests.support.databases import Databases
 from tests.support.debian import DebianPostgres
 
 PASSWORD = "s3cr3t/pass@word"  # needs percent-encoding in an address
@@ -33,10 +34,16 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
     server.destroy()
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: EmbeddedPostgres) -> Databases:
+    """That server's empty databases."""
+    return Databases(postgres)
+
+
 @pytest.fixture
-def dsn(postgres: EmbeddedPostgres) -> Iterator[str]:
+def dsn(postgres: EmbeddedPostgres, databases: Databases) -> Iterator[str]:
     """Address of an empty database."""
-    with empty_database(postgres) as name:
+    with databases.one() as name:
         yield postgres.dsn(name)
 
 
