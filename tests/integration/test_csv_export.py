@@ -249,39 +249,6 @@ def test_no_snapshot_waits_for_the_compilation_of_the_format(
     assert events == ["snapshot", "snapshot", "warm", "snapshot", "snapshot"]
 
 
-WARMED = """
-CREATE TABLE public.every_form (id int PRIMARY KEY, flag boolean, small smallint, big bigint, unsigned oid, wide xid8,
-    single real, ratio double precision, amount numeric(12,2), whole numeric(9,0), great numeric(60,10), born date,
-    clock time, local timestamp, at timestamptz, gap interval, key uuid, note text, raw bytea, doc jsonb, name name,
-    flags boolean[], numbers bigint[], ratios double precision[], amounts numeric(12,2)[], days date[],
-    moments timestamptz[], gaps interval[], keys uuid[], notes text[], raws bytea[], docs jsonb[]);
-INSERT INTO public.every_form
-SELECT n, n % 2 = 0, n, n, n::oid, n::text::xid8, n / 3.0, n / 7.0, n / 100.0, n, n / 7.0, DATE '2024-01-01' + n,
-       TIME '00:00' + n * INTERVAL '1 second', TIMESTAMP '2024-01-01' + n * INTERVAL '1 hour',
-       TIMESTAMPTZ '2024-01-01' + n * INTERVAL '1 hour', n * INTERVAL '1 hour', md5(n::text)::uuid, 'a "quoted" note',
-       decode(md5(n::text), 'hex'), jsonb_build_object('n', n), 'name', '{t,NULL}', '{1,NULL}', '{0.5,NULL,NaN}',
-       '{1.5,NULL}', '{2024-01-01,NULL}', '{2024-01-01 00:00:00+00,NULL}', '{1 day,NULL}',
-       ARRAY[md5(n::text)::uuid, NULL], '{"a \\" b",NULL,""}', '{"\\\\x00ff",NULL}', ARRAY['{"a": 1}'::jsonb, NULL]
-  FROM generate_series(1, 500) AS n;
-INSERT INTO public.every_form (id) SELECT generate_series(501, 600)
-"""
-
-
-def test_warming_compiles_all_that_a_csv_export_needs(dsn: str, sql: Sql, lake: Path, tmp_path: Path) -> None:
-    for statement in WARMED.split(";\n"):
-        sql(statement)
-    env = {"NUMBA_CACHE_DIR": str(tmp_path / "kernels"), "NUMBA_DEBUG_CACHE": "1"}
-    warmed = rivet("warm", env=env)
-    assert warmed.code == 0, warmed.err
-    assert "[cache] data saved" in warmed.out
-    arguments = ("export", "--source", dsn, "--table", "public.every_form", "--to", str(lake), "--format", "csv")
-    done = rivet(*arguments, env=env)
-    assert done.code == 0, done.err
-    assert "_csv_kernels.put_json_lists" in done.out
-    assert (done.out.count("[cache] data loaded") > 10, done.out.count("[cache] data saved")) == (True, 0)
-    assert sealed(lake / "public.every_form")["rows"] == 600
-
-
 def test_a_table_whose_name_is_too_long_for_a_folder(dsn: str, sql: Sql, lake: Path) -> None:
     schema, name = "ä" * 31, "." * 63
     sql(f'CREATE SCHEMA "{schema}"')

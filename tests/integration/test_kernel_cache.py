@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.readers import sealed
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,10 +60,29 @@ def freeze(folder: Path, *, writable: bool = False) -> None:
         path.chmod((0o755 if writable else 0o555) if path.is_dir() else 0o644 if writable else 0o444)
 
 
+EVERY_FORM = """
+CREATE TABLE public.every_form (id int PRIMARY KEY, flag boolean, small smallint, big bigint, unsigned oid, wide xid8,
+    single real, ratio double precision, amount numeric(12,2), whole numeric(9,0), great numeric(60,10), born date,
+    clock time, local timestamp, at timestamptz, gap interval, key uuid, note text, raw bytea, doc jsonb, name name,
+    flags boolean[], numbers bigint[], ratios double precision[], amounts numeric(12,2)[], days date[],
+    moments timestamptz[], gaps interval[], keys uuid[], notes text[], raws bytea[], docs jsonb[]);
+INSERT INTO public.every_form
+SELECT n, n % 2 = 0, n, n, n::oid, n::text::xid8, n / 3.0, n / 7.0, n / 100.0, n, n / 7.0, DATE '2024-01-01' + n,
+       TIME '00:00' + n * INTERVAL '1 second', TIMESTAMP '2024-01-01' + n * INTERVAL '1 hour',
+       TIMESTAMPTZ '2024-01-01' + n * INTERVAL '1 hour', n * INTERVAL '1 hour', md5(n::text)::uuid, 'a "quoted" note',
+       decode(md5(n::text), 'hex'), jsonb_build_object('n', n), 'name', '{t,NULL}', '{1,NULL}', '{0.5,NULL,NaN}',
+       '{1.5,NULL}', '{2024-01-01,NULL}', '{2024-01-01 00:00:00+00,NULL}', '{1 day,NULL}',
+       ARRAY[md5(n::text)::uuid, NULL], '{"a \\" b",NULL,""}', '{"\\\\x00ff",NULL}', ARRAY['{"a": 1}'::jsonb, NULL]
+  FROM generate_series(1, 500) AS n;
+INSERT INTO public.every_form (id) SELECT generate_series(501, 600)
+"""
+
+
 @pytest.fixture
 def orders(dsn: str, sql: Callable[[str], Any]) -> list[str]:
-    sql("CREATE TABLE public.orders (id int PRIMARY KEY, note text, amount numeric(12,2), at timestamptz, tags text[])")
-    sql("INSERT INTO public.orders SELECT n, 'order ' || n, n, now(), '{a,b}' FROM generate_series(1, 3000) AS n")
+    """A table that needs few kernels: what is compiled does not matter, only where it is kept."""
+    sql("CREATE TABLE public.orders (id int PRIMARY KEY, note text)")
+    sql("INSERT INTO public.orders SELECT n, 'order ' || n FROM generate_series(1, 3000) AS n")
     return ["export", "--source", dsn, "--table", "public.orders"]
 
 
@@ -86,17 +107,24 @@ def test_the_first_export_from_a_read_only_installation_compiles_once(
     assert not list(installed.rglob("*.nbi"))
 
 
-def test_warming_an_image_serves_those_who_cannot_write_to_it(
-    installed: Path, orders: list[str], tmp_path: Path
+def test_warming_an_image_serves_every_type_and_format_to_those_who_cannot_write_to_it(
+    installed: Path, dsn: str, sql: Callable[[str], Any], tmp_path: Path
 ) -> None:
+    for statement in EVERY_FORM.split(";\n"):
+        sql(statement)
     run(installed, tmp_path / "builder", "warm")
     assert list(installed.rglob("*.nbi"))
     freeze(installed)
+    arguments = ("export", "--source", dsn, "--table", "public.every_form", "--to")
     try:
-        _, loaded, saved = run(installed, tmp_path / "user", *orders, "--to", str(tmp_path / "lake"))
+        for parts_format, kernel in (("parquet", "pgcopy"), ("csv", "_csv_kernels.put_json_lists")):
+            lake = tmp_path / parts_format
+            said, loaded, saved = run(installed, tmp_path / "user", *arguments, str(lake), "--format", parts_format)
+            assert kernel in said
+            assert (loaded > 10, saved) == (True, 0)
+            assert sealed(lake / "public.every_form")["rows"] == 600
     finally:
         freeze(installed, writable=True)
-    assert (loaded > 0, saved) == (True, 0)
 
 
 def test_a_foreign_folder_is_no_cache(installed: Path, orders: list[str], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tests.support.histories import World
 from tests.support.history_parts import Interlude, Shape
 
 # Histories a mode, and where they come from.
-HISTORIES = int(os.environ.get("RIVET_TEST_HISTORIES", "10"))
+HISTORIES = int(os.environ.get("RIVET_TEST_HISTORIES", "6"))
 SEED = os.environ.get("RIVET_TEST_SEED", "1")
 STEPS = 20
 
