@@ -14,7 +14,7 @@ from unittest import mock
 import pyarrow.parquet as pq
 
 from rivet_dagster.errors import SourceError
-from rivet_dagster.export import workers
+from rivet_dagster.export import reading
 from rivet_dagster.export.config import parse_config
 from rivet_dagster.export.names import table_folder
 from rivet_dagster.export.operations import TableExport
@@ -124,7 +124,7 @@ def sealed_export(
     """Export everything; gives the export's folder."""
     export = export_of(bench.engine.dsn, case, lake, kind)
     plan, _ = export.plan()
-    with mock.patch.object(workers, "PageServo", servo):
+    with mock.patch.object(reading, "PageServo", servo):
         outcomes = run_all(export, plan, workers=case.workers)
     for outcome in outcomes:
         if outcome.error is not None:
