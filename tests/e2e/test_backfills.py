@@ -100,7 +100,7 @@ def place(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
             )
     environment = {"E2E_DSN": postgres.dsn("e2e"), "E2E_LAKE": str(lake)}
     with DagsterServices(
-        folder / "definitions.py", home=home, logs=folder / "logs", environment=environment
+        folder / "definitions.py", home=home, logs=folder / "logs", environment=environment, backfill_seconds=2
     ) as services:
         yield Place(services, home, lake, postgres.dsn("e2e"))
 
