@@ -33,10 +33,7 @@ def spool_folder(parent: str | None = None) -> Iterator[Path]:
     try:
         base.mkdir(parents=True, exist_ok=True)
         clear_orphans(base)
-        made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=base))
-        lock = _locked(made, create=True)
-        # Only a folder that is locked already gets the name under which others look for orphans.
-        folder = made.rename(base / made.name.removeprefix("."))
+        folder, lock = _made(base)
     except OSError as exc:
         raise StoreError(
             "RIVET_SPOOL_NOT_WRITABLE",
@@ -56,22 +53,57 @@ def clear_orphans(base: Path) -> int:
     """Remove the spool folders of processes that are gone; says how many."""
     removed = 0
     for folder in base.glob(f"{_PREFIX}*"):
-        lock = _locked(folder)
-        if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
-            removed += 1
+        try:
+            lock = _locked(folder)
+        except OSError:  # in use, somebody else's, or gone
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+        removed += 1
     return removed
 
 
-def _locked(folder: Path, *, create: bool = False) -> int | None:
-    """Descriptor that holds the folder's lock; None if another process holds it or it cannot be had."""
-    with suppress(OSError):
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
+def _made(base: Path) -> tuple[Path, int | None]:
+    """A new folder, and the descriptor that holds its lock; None where folders cannot be locked.
+
+    A process may be killed between the two, so a folder without a lock is an orphan as well, and who looks for those
+    may take this one away before it is locked. Then the next one is tried.
+    """
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return None
-        return descriptor
-    return None
+            lock = _locked(folder)
+        except (BlockingIOError, FileNotFoundError):
+            continue
+        except OSError:  # nor can anybody else lock it, to take it away
+            return folder, None
+        if _is_in_place(folder, lock):
+            return folder, lock
+        os.close(lock)
+
+
+def _locked(folder: Path) -> int:
+    """Descriptor that holds the folder's lock, which is a file there. No link is followed to it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: there is no such folder, or it cannot be locked.
+    """
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+    finally:
+        os.close(directory)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_in_place(folder: Path, lock: int) -> bool:
+    """Whether what was locked is still the folder's lock: it may have been removed meanwhile."""
+    with suppress(OSError):
+        return os.path.samestat(os.stat(folder / _LOCK), os.fstat(lock))
+    return False
