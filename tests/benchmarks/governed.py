@@ -57,13 +57,16 @@ class Phases:
 
     Attributes:
         quiet, loaded, relief: before, under and after the load of others.
-        alone: of the foreground alone, before all rides and once more behind them.
     """
 
     quiet: float = 12.0
     loaded: float = 240.0
     relief: float = 15.0
-    alone: float = 120.0
+
+    @property
+    def alone(self) -> float:
+        """Seconds of the foreground alone, before all rides and once more behind them: together one loaded phase."""
+        return self.loaded / 2
 
 
 @dataclass(frozen=True)

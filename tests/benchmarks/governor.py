@@ -67,8 +67,7 @@ def main() -> int:
     for name in options.servers.split(","):
         load = _LOADS[name] if options.rate is None else Load(rate=options.rate)
         with _folder() as folder, _SOURCES[name](folder, load, options.rows) as source:
-            phases = Phases(loaded=options.loaded, alone=options.loaded / 2)
-            findings.append(measure(source, load, folder, phases, options.runs, console.print))
+            findings.append(measure(source, load, folder, Phases(loaded=options.loaded), options.runs, console.print))
     versions = {found.product: found.version for found in findings}
     conditions = start.conditions(versions, options.runs, [])
     conditions["export"] = f"{_WORKERS} workers, governor {_GOVERNOR}"

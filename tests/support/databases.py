@@ -88,7 +88,7 @@ class Databases:
     def _emptied(self, name: str) -> bool:
         try:
             with psycopg.connect(self._server.dsn(name), autocommit=True, options="-c lock_timeout=5s") as owner:
-                for statement in (_ALONE, *_EMPTY.rsplit(";\n", 2)):
+                for statement in (_ALONE, _EMPTY):
                     owner.execute(statement.encode())
                 left: tuple[Any, ...] | None = owner.execute(_LEFT.encode()).fetchone()
         except psycopg.Error:
